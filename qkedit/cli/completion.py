@@ -60,3 +60,27 @@ def plugins(incomplete: str) -> list[str]:
 
 def _starting(incomplete: str, values: Iterable[str]) -> list[str]:
     return [value for value in values if value.startswith(incomplete)]
+
+
+# By a flag's name, which means the same in every command. Other flags have no fixed values.
+OF_FLAGS: dict[str, Completer] = {
+    "--attn-implementation": attention,
+    "--base": models,
+    "--benchmark": benchmarks,
+    "--channel": channels,
+    "--compute-dtype": compute_dtypes,
+    "--control": controls,
+    "--device": devices,
+    "--device-map": device_maps,
+    "--dtype": dtypes,
+    "--heads": heads,
+    "--layers": layers,
+    "--layout": layouts,
+    "--link": links,
+    "--model": models,
+    "--plugin": plugins,
+    "--protect": protections,
+    "--quantization": quantizations,
+    "--spare": roles,
+    "--world": worlds,
+}

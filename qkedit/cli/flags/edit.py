@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from qkedit.cli import completion
 from qkedit.cli.flags.flag import MODE, flag, rank_of_source
 from qkedit.cli.flags.groups import FlagGroup
 from qkedit.errors import UsageError
@@ -21,60 +20,29 @@ Share = TypeVar("Share", float, str)
 EDIT = "Layers, heads and modes"
 
 LayersOption = Annotated[
-    str,
-    flag(
-        "--layers",
-        autocompletion=completion.layers,
-        panel=EDIT,
-        help="Layers: 10-20, 3,5,8-12, all, mid or 0.35-0.7; both ends inclusive.",
-    ),
+    str, flag("--layers", panel=EDIT, help="Layers: 10-20, 3,5,8-12, all, mid or 0.35-0.7; both ends inclusive.")
 ]
-HeadsOption = Annotated[
-    str,
-    flag("--heads", panel=EDIT, help="Query heads: all or 0,3,8-12.", autocompletion=completion.heads),
-]
+HeadsOption = Annotated[str, flag("--heads", panel=EDIT, help="Query heads: all or 0,3,8-12.")]
 ModesOption = Annotated[
-    int | None,
-    flag(
-        "--k",
-        "-k",
-        panel=EDIT,
-        help="Number of dominant modes to suppress per head; 4 by default.",
-    ),
+    int | None, flag("--k", "-k", panel=EDIT, help="Number of dominant modes to suppress per head; 4 by default.")
 ]
 EnergyOption = Annotated[
     float | None,
-    flag(
-        "--energy",
-        panel=EDIT,
-        help="Instead of --k: suppress as many modes as carry this share of the energy.",
-    ),
+    flag("--energy", panel=EDIT, help="Instead of --k: suppress as many modes as carry this share of the energy."),
 ]
 RetainOption = Annotated[
-    float,
-    flag(
-        "--retain",
-        panel=EDIT,
-        help="Share of each suppressed mode to keep, 0 to below 1.",
-    ),
+    float, flag("--retain", panel=EDIT, help="Share of each suppressed mode to keep, 0 to below 1.")
 ]
 OldRetainOption = Annotated[
     float | None, flag("--residual", help="The same as --retain, by its old name.", hidden=True)
 ]
 ChannelOption = Annotated[
-    str,
-    flag(
-        "--channel",
-        autocompletion=completion.channels,
-        panel=EDIT,
-        help="Part of the product to edit: full, symmetric or antisymmetric.",
-    ),
+    str, flag("--channel", panel=EDIT, help="Part of the product to edit: full, symmetric or antisymmetric.")
 ]
 ProtectOption = Annotated[
     str,
     flag(
         "--protect",
-        autocompletion=completion.protections,
         panel=EDIT,
         help="Query directions to leave alone: none, or sink or sink:4 for those that find the first token. "
         "Runs the model on one token.",
@@ -84,32 +52,17 @@ SpareOption = Annotated[
     str,
     flag(
         "--spare",
-        autocompletion=completion.roles,
         panel=EDIT,
         help="Heads to leave alone: none, or induction for those that copy. Runs the model on random tokens.",
     ),
 ]
 ControlOption = Annotated[
-    str,
-    flag(
-        "--control",
-        autocompletion=completion.controls,
-        panel=EDIT,
-        help="A random control instead of the edit: none, index or norm.",
-    ),
+    str, flag("--control", panel=EDIT, help="A random control instead of the edit: none, index or norm.")
 ]
-SeedOption = Annotated[
-    int,
-    flag("--seed", panel=EDIT, help="Seed of the control's random draws."),
-]
+SeedOption = Annotated[int, flag("--seed", panel=EDIT, help="Seed of the control's random draws.")]
 ComputeDtypeOption = Annotated[
     str,
-    flag(
-        "--compute-dtype",
-        autocompletion=completion.compute_dtypes,
-        panel=MODE,
-        help="Arithmetic: float32 or float64. The small cores are always float64.",
-    ),
+    flag("--compute-dtype", panel=MODE, help="Arithmetic: float32 or float64. The small cores are always float64."),
 ]
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from qkedit.cli import completion
 from qkedit.cli.flags.flag import flag
 from qkedit.errors import UsageError
 
@@ -57,7 +56,6 @@ def benchmark_flag(panel: str | None = None) -> Any:
     return flag(
         "--benchmark",
         "-b",
-        autocompletion=completion.benchmarks,
         panel=panel,
         help="pope, repope, chair, mme, amber, hallusionbench, coco-caption, custom or choice, or one split such as "
         "pope.adversarial; may be given several times.",

@@ -10,15 +10,20 @@ from typing import Any
 
 import typer
 
+from qkedit.cli import completion
 from qkedit.cli.settings import variable_of
 
 MODE = "How to run"
 
 
 def flag(name: str, *more: str, help: str, panel: str | None = None, **settings: Any) -> Any:
-    """Return a Typer option that can also be set in the environment, by `QKEDIT_` and its name in capitals."""
-    variable = variable_of(name.split("/")[0].removeprefix("--"))
-    return typer.Option(name, *more, help=help, envvar=variable, show_envvar=False, rich_help_panel=panel, **settings)
+    """Return a Typer option that can also be set in the environment, by `QKEDIT_` and its name in capitals.
+
+    The shell completes its values as `completion.OF_FLAGS` says.
+    """
+    settings |= {"envvar": variable_of(name.split("/")[0].removeprefix("--")), "show_envvar": False}
+    completer = completion.OF_FLAGS.get(name)
+    return typer.Option(name, *more, help=help, rich_help_panel=panel, autocompletion=completer, **settings)
 
 
 def utf8(text: str | None) -> str | None:

@@ -6,7 +6,6 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from qkedit.cli import completion
 from qkedit.cli.flags.flag import MODE, flag
 from qkedit.cli.flags.groups import FlagGroup
 from qkedit.cli.flags.model import DeviceOption, ModelFlags
@@ -35,7 +34,6 @@ WorldOption = Annotated[
         "--world",
         panel=SCENES,
         help="World of the scenes: small or crowded; by default that of the embedded model, else small.",
-        autocompletion=completion.worlds,
     ),
 ]
 SeedsOption = Annotated[int, flag("--seeds", panel=SCENES, help="Random controls per edit, one for each seed from 0.")]
@@ -45,7 +43,6 @@ DtypeOption = Annotated[
         "--dtype",
         panel=MODE,
         help="Data type of the weights in memory: float32, bfloat16, float16 or auto (as stored).",
-        autocompletion=completion.dtypes,
     ),
 ]
 WorkersOption = Annotated[

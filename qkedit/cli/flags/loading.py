@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qkedit.cli import completion
 from qkedit.cli.flags.flag import flag
 from qkedit.cli.flags.groups import FlagGroup
 from qkedit.cli.flags.model import ArchitecturesOption, DeviceOption
@@ -28,19 +27,13 @@ ChatTemplateOption = Annotated[
     flag("--chat-template", help="A Jinja file that replaces the model's chat template, or none for the bare prompt."),
 ]
 DtypeOption = Annotated[
-    str,
-    flag(
-        "--dtype",
-        help="Data type of the weights: auto (as stored), float32, bfloat16 or float16.",
-        autocompletion=completion.dtypes,
-    ),
+    str, flag("--dtype", help="Data type of the weights: auto (as stored), float32, bfloat16 or float16.")
 ]
 DeviceMapOption = Annotated[
     str | None,
     flag(
         "--device-map",
         panel=LOADING,
-        autocompletion=completion.device_maps,
         help="Spread the model over devices: auto, balanced, balanced_low_0, sequential or a JSON file.",
     ),
 ]
@@ -49,7 +42,6 @@ AttentionOption = Annotated[
     flag(
         "--attn-implementation",
         panel=LOADING,
-        autocompletion=completion.attention,
         help="Attention: eager, sdpa, flex_attention, flash_attention_2 or flash_attention_3.",
     ),
 ]
@@ -58,7 +50,6 @@ QuantizationOption = Annotated[
     flag(
         "--quantization",
         panel=LOADING,
-        autocompletion=completion.quantizations,
         help="Quantise the weights in memory: bnb-4bit, bnb-8bit, torchao-int8 or a JSON file of settings.",
     ),
 ]

@@ -22,17 +22,9 @@ ModelArgument = Annotated[
         autocompletion=completion.models,
     ),
 ]
-ModelOption = Annotated[
-    str | None, flag("--model", "-m", help="The same as MODEL, as an option.", autocompletion=completion.models)
-]
-RevisionOption = Annotated[
-    str | None,
-    flag("--revision", help="Branch, tag or commit of a hub model."),
-]
-BaseOption = Annotated[
-    str | None,
-    flag("--base", help="The model that was edited.", autocompletion=completion.models),
-]
+ModelOption = Annotated[str | None, flag("--model", "-m", help="The same as MODEL, as an option.")]
+RevisionOption = Annotated[str | None, flag("--revision", help="Branch, tag or commit of a hub model.")]
+BaseOption = Annotated[str | None, flag("--base", help="The model that was edited.")]
 ArchitecturesOption = Annotated[
     list[Path] | None,
     flag(
@@ -43,21 +35,9 @@ ArchitecturesOption = Annotated[
         help="A directory of architecture records for models that qkedit does not know; may be repeated.",
     ),
 ]
-TextOnlyOption = Annotated[
-    bool,
-    flag(
-        "--allow-text-only",
-        help="Also accept a checkpoint without vision.",
-    ),
-]
+TextOnlyOption = Annotated[bool, flag("--allow-text-only", help="Also accept a checkpoint without vision.")]
 DeviceOption = Annotated[
-    str,
-    flag(
-        "--device",
-        autocompletion=completion.devices,
-        panel=MODE,
-        help="Device: auto, cpu, cuda (for steer every GPU), cuda:N or mps.",
-    ),
+    str, flag("--device", panel=MODE, help="Device: auto, cpu, cuda (for steer every GPU), cuda:N or mps.")
 ]
 
 

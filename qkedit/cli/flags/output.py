@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from qkedit.cli import completion
 from qkedit.cli.flags.flag import MODE, flag
 from qkedit.cli.flags.groups import FlagGroup
 from qkedit.cli.flags.model import ArchitecturesOption
@@ -15,22 +14,12 @@ from qkedit.errors import UsageError
 if TYPE_CHECKING:
     from qkedit.steering.steer_options import OutputOptions
 
-OutOption = Annotated[
-    Path | None,
-    flag("--out", "-o", help="The directory to write."),
-]
+OutOption = Annotated[Path | None, flag("--out", "-o", help="The directory to write.")]
 OverwriteOption = Annotated[
-    bool,
-    flag("--overwrite", help="Replace an earlier output; files that qkedit did not write stop the run."),
+    bool, flag("--overwrite", help="Replace an earlier output; files that qkedit did not write stop the run.")
 ]
-ForceOption = Annotated[
-    bool,
-    flag("--force", help="Replace the directory at --out, whatever it holds."),
-]
-FsyncOption = Annotated[
-    bool,
-    flag("--fsync/--no-fsync", panel=MODE, help="Wait until the output is on the disk."),
-]
+ForceOption = Annotated[bool, flag("--force", help="Replace the directory at --out, whatever it holds.")]
+FsyncOption = Annotated[bool, flag("--fsync/--no-fsync", panel=MODE, help="Wait until the output is on the disk.")]
 VerifyOption = Annotated[
     bool,
     flag(
@@ -43,26 +32,21 @@ LinkOption = Annotated[
     str,
     flag(
         "--link",
-        autocompletion=completion.links,
         panel=MODE,
         help="How to copy unchanged shards: auto (reflink where possible), copy, reflink, hard or symlink.",
     ),
 ]
 FollowLinksOption = Annotated[
-    bool,
-    flag("--follow-links", panel=MODE, help="Copy files outside the model's directory that its links point to."),
+    bool, flag("--follow-links", panel=MODE, help="Copy files outside the model's directory that its links point to.")
 ]
 KeepPluginsOption = Annotated[
-    bool,
-    flag("--keep-plugins", panel=MODE, help="Also copy the plug-ins that are attached to the model."),
+    bool, flag("--keep-plugins", panel=MODE, help="Also copy the plug-ins that are attached to the model.")
 ]
 RankOption = Annotated[
-    int | None,
-    flag("--rank", help="Maximum rank per layer of an adapter; the error of the truncation is reported."),
+    int | None, flag("--rank", help="Maximum rank per layer of an adapter; the error of the truncation is reported.")
 ]
 KeepOriginalOption = Annotated[
-    bool,
-    flag("--keep-original", help="Keep the original bytes of the edited tensors next to the model, for revert."),
+    bool, flag("--keep-original", help="Keep the original bytes of the edited tensors next to the model, for revert.")
 ]
 
 

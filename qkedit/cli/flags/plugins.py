@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from qkedit.cli import completion
 from qkedit.cli.flags.flag import flag, utf8
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ PluginsOption = Annotated[
     list[str] | None,
     flag(
         "--plugin",
-        autocompletion=completion.plugins,
         help="NAME[:key=value,…], FILE.json or none; may be repeated. By default the plug-ins attached to the model.",
     ),
 ]
@@ -31,10 +29,7 @@ EditsOption = Annotated[
         "weights; may be repeated.",
     ),
 ]
-ImagesOption = Annotated[
-    list[Path] | None,
-    flag("--image", help="An image file; may be repeated."),
-]
+ImagesOption = Annotated[list[Path] | None, flag("--image", help="An image file; may be repeated.")]
 PromptOption = Annotated[str, flag("--prompt", help="The question about the image.", callback=utf8)]
 
 

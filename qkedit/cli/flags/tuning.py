@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from qkedit.cli import completion
 from qkedit.cli.flags.flag import flag
 from qkedit.cli.flags.groups import FlagGroup
 
@@ -72,15 +71,7 @@ DriftImagesOption = Annotated[
 ControlsOption = Annotated[
     int, flag("--controls", panel=CHOICE, help="Number of random controls of the best edit.", min=0)
 ]
-ControlOption = Annotated[
-    str,
-    flag(
-        "--control",
-        panel=CHOICE,
-        help="Kind of the random controls: index or norm.",
-        autocompletion=completion.controls,
-    ),
-]
+ControlOption = Annotated[str, flag("--control", panel=CHOICE, help="Kind of the random controls: index or norm.")]
 TrialsOption = Annotated[int, flag("--trials", panel=SEARCH, help="Number of edits to try.", min=1)]
 SamplerOption = Annotated[
     str, flag("--sampler", panel=SEARCH, help="The order of the trials: tpe (Optuna's), random or grid.")

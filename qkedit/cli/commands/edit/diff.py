@@ -27,11 +27,7 @@ def diff(
     second: Annotated[str, _side("B", "The other checkpoint or edit.")],
     base: Annotated[
         str | None,
-        flag(
-            "--base",
-            help="The model that A and B were made from; for edits, one on the hub is found by itself.",
-            autocompletion=completion.models,
-        ),
+        flag("--base", help="The model that A and B were made from; for edits, one on the hub is found by itself."),
     ] = None,
     revision: RevisionOption = None,
     detail: Annotated[bool, flag("--detail", help="Print one row per head instead of one per layer.")] = False,
@@ -41,8 +37,7 @@ def diff(
         flag("--extract", help="Write the difference as a delta of A to this directory, for `qkedit apply`."),
     ] = None,
     only_queries: Annotated[
-        bool,
-        flag("--only-queries", help="With --extract: leave out differences other than in query projections."),
+        bool, flag("--only-queries", help="With --extract: leave out differences other than in query projections.")
     ] = False,
     overwrite: Annotated[bool, flag("--overwrite", help="With --extract: replace an earlier output.")] = False,
     architectures: ArchitecturesOption = None,

@@ -62,8 +62,7 @@ def inspect(
         bool, flag("--suggest", panel=VIEW, help="Propose layers and k for steer (a heuristic).")
     ] = False,
     csv: Annotated[
-        Path | None,
-        flag("--csv", panel=VIEW, help="Write one line per head to this file; - for standard output."),
+        Path | None, flag("--csv", panel=VIEW, help="Write one line per head to this file; - for standard output.")
     ] = None,
     plot: Annotated[Path | None, flag("--plot", panel=VIEW, help="Write a plot: .png, .svg or .pdf.")] = None,
     html: Annotated[Path | None, flag("--html", panel=VIEW, help="Write one self-contained page.")] = None,

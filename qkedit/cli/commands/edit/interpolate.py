@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from qkedit.cli import completion
 from qkedit.cli.flags.flag import flag
 from qkedit.cli.flags.model import BaseOption, RevisionOption
 from qkedit.cli.flags.output import FullOutputFlags, OutOption, required_out
@@ -20,19 +19,13 @@ def interpolate(
     *,
     edit: Annotated[Path, typer.Argument(help="A directory that qkedit wrote: a delta or a full output.")],
     strength: Annotated[
-        float,
-        flag("--strength", help="Factor of the change, above 0 and at most 2; 1 is the edit as it is."),
+        float, flag("--strength", help="Factor of the change, above 0 and at most 2; 1 is the edit as it is.")
     ],
     base: BaseOption = None,
     revision: RevisionOption = None,
     out: OutOption = None,
     layout: Annotated[
-        str,
-        flag(
-            "--layout",
-            help="What to write: the full checkpoint, or a delta (only the edited tensors).",
-            autocompletion=completion.layouts,
-        ),
+        str, flag("--layout", help="What to write: the full checkpoint, or a delta (only the edited tensors).")
     ] = "full",
     writing: FullOutputFlags,
 ) -> None:

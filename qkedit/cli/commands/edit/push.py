@@ -43,8 +43,7 @@ def push(
         flag("--exclude", panel=_PANEL, help="Do not send these files that qkedit did not write; may be repeated."),
     ] = None,
     force: Annotated[
-        bool,
-        flag("--force", panel=_PANEL, help="Replace a model in the repository that qkedit did not push."),
+        bool, flag("--force", panel=_PANEL, help="Replace a model in the repository that qkedit did not push.")
     ] = False,
     copy: Annotated[
         bool,

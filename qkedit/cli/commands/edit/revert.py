@@ -20,13 +20,11 @@ def revert(
     base: BaseOption = None,
     revision: RevisionOption = None,
     out: Annotated[
-        Path | None,
-        flag("--out", help="Write the restored model here; by default it takes the directory's place."),
+        Path | None, flag("--out", help="Write the restored model here; by default it takes the directory's place.")
     ] = None,
     overwrite: OverwriteOption = False,
     force: Annotated[
-        bool,
-        flag("--force", help="Continue although files were changed since; replace --out, whatever it holds."),
+        bool, flag("--force", help="Continue although files were changed since; replace --out, whatever it holds.")
     ] = False,
     fsync: FsyncOption = True,
 ) -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qkedit.cli import completion
 from qkedit.cli.flags.edit import ComputeDtypeOption, ControlOption, EditFlags, SeedOption
 from qkedit.cli.flags.flag import flag
 from qkedit.cli.flags.model import DeviceOption, ModelFlags, TextOnlyOption
@@ -49,7 +48,6 @@ def steer(
         flag(
             "--layout",
             help="What to write: the full checkpoint, a delta (only the edited tensors), or an adapter (lora).",
-            autocompletion=completion.layouts,
         ),
     ] = "full",
     rank: RankOption = None,

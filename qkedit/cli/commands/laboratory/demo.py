@@ -29,8 +29,7 @@ def demo(
     experiment: ExperimentFlags,
     plot: Annotated[Path | None, flag("--plot", help="Write a plot: .png, .svg or .pdf.")] = None,
     save: Annotated[
-        Path | None,
-        flag("--save", help="Write scenes, questions, answers and scores to this new directory."),
+        Path | None, flag("--save", help="Write scenes, questions, answers and scores to this new directory.")
     ] = None,
 ) -> None:
     """Show the effect of steering, SCR and DSCR on hallucination, compared with random controls, on synthetic scenes.

@@ -48,8 +48,7 @@ def evaluate(
     model: ModelFlags,
     benchmark: Annotated[list[str] | None, benchmark_flag()] = None,
     split: Annotated[
-        list[str] | None,
-        flag("--split", help="A split of the benchmark; may be given several times. By default all."),
+        list[str] | None, flag("--split", help="A split of the benchmark; may be given several times. By default all.")
     ] = None,
     data: DataOption = None,
     questions: QuestionsOption = None,

@@ -25,8 +25,7 @@ def gate(
         ),
     ] = None,
     baseline: Annotated[
-        list[Path] | None,
-        flag("--baseline", help="The result file that --no-worse compares with; may be repeated."),
+        list[Path] | None, flag("--baseline", help="The result file that --no-worse compares with; may be repeated.")
     ] = None,
     no_worse: Annotated[
         list[str] | None,

@@ -37,8 +37,7 @@ def serve(
     model: ModelFlags,
     plugin: PluginsOption = None,
     plugin_config: Annotated[
-        Path | None,
-        flag("--plugin-config", help="A file with the plug-ins' options; --plugin names some of them."),
+        Path | None, flag("--plugin-config", help="A file with the plug-ins' options; --plugin names some of them.")
     ] = None,
     host: Annotated[str, flag("--host", panel=SERVER, help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
@@ -56,16 +55,14 @@ def serve(
         ),
     ] = None,
     allow_image_hosts: Annotated[
-        str | None,
-        flag("--allow-image-hosts", panel=SERVER, help="Hosts to fetch images from: HOST[:PORT],…"),
+        str | None, flag("--allow-image-hosts", panel=SERVER, help="Hosts to fetch images from: HOST[:PORT],…")
     ] = None,
     max_body: Annotated[int, flag("--max-body", panel=LIMITS, help="Largest size of a request, in MiB.", min=1)] = 32,
     max_images: Annotated[
         int, flag("--max-images", panel=LIMITS, help="Largest number of images per request.", min=1)
     ] = 16,
     max_pixels: Annotated[
-        int,
-        flag("--max-pixels", panel=LIMITS, help="Largest number of pixels per request, over all images.", min=1),
+        int, flag("--max-pixels", panel=LIMITS, help="Largest number of pixels per request, over all images.", min=1)
     ] = 64_000_000,
     max_waiting: Annotated[
         int, flag("--max-waiting", panel=LIMITS, help="Largest number of requests in progress.", min=1)
