@@ -1,4 +1,4 @@
-"""Test that rooms import downwards only, and that there are no import cycles: see docs/architecture.md."""
+"""Test that rooms import only from lower rooms, without cycles: see docs/architecture.md."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import qkedit
 
 PACKAGE = Path(qkedit.__file__).parent
 
-# From the top of the house to its ground: a room imports from those in the rows below its own, never from its own row.
+# From top to bottom: a room imports from the rows below its own, never from its own row.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("report",),
@@ -31,7 +31,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("checkpoint", "spectral"),
     ("demo",),
 )
-# Narrower than the floors: these rooms do without what stands below them, apart from what is named here.
+# Narrower than the rows: these rooms import only the named rooms below them.
 ONLY = {
     "plugins": {"checkpoint", "demo"},
     "publishing": {"steering", "checkpoint", "demo"},
@@ -40,7 +40,7 @@ ONLY = {
     "spectral": set[str](),
     "demo": set[str](),
 }
-# Parts of rooms that must not know others: the contract of plug-ins knows no engine, files know no families.
+# Parts of rooms that must not import others: the contract of plug-ins no engine, files no families.
 APART = {
     "qkedit.plugins.core": ("qkedit.plugins.transformers", "qkedit.plugins.scr", "qkedit.plugins.dscr"),
     "qkedit.plugins.transformers": ("qkedit.plugins.scr", "qkedit.plugins.dscr", "qkedit.plugins.measures"),
@@ -56,8 +56,8 @@ APART = {
     "qkedit.evaluation.benchmarks": ("qkedit.evaluation.statistics", "qkedit.evaluation.runs"),
     "qkedit.steering.engine": ("qkedit.steering.outputs",),
 }
-# The libraries that parts of the house do without: mathematics uses no files, and what plug-ins agree on no engine; of
-# transformers it takes a function for the sizes of images, inside the function that calls it.
+# Libraries that parts of the package do not import: mathematics no files, and the contract of plug-ins no engine. Its
+# one exception, a function of transformers for sizes of images, is imported where it is called.
 UNUSED = {
     "qkedit.spectral": {"os", "pathlib", "io", "shutil", "safetensors", "huggingface_hub", "transformers"},
     "qkedit.plugins.core": {"vllm", "accelerate"},
@@ -75,14 +75,14 @@ EVERYWHERE = {
     "strict_text",
     "version",
 }
-# No folder holds more files than a reader can survey, and no file more lines than one takes in at a sitting.
+# The limits of files per folder and lines per file, for readability.
 MOST_FILES, MOST_LINES = 15, 330
 HEAVY = {"torch", "transformers", "accelerate", "huggingface_hub", "matplotlib", "scipy", "nltk"}
-# Rooms where no file imports these at its top: `--help` and `--dry-run` pass here.
+# Rooms in which no file imports these at its top level: `--help` and `--dry-run` use them.
 LIGHT = ("cli", "checkpoint")
-# What one module does for all: a pattern of its source, and its name.
+# Tasks of a single module: a pattern of its source, and its name.
 ONE_OF_EACH = {
-    r"\bdifflib\b": "qkedit.errors",  # which known word a slip is of
+    r"\bdifflib\b": "qkedit.errors",  # the known word that is similar to a misspelled one
     r"str\(error\).*\.splitlines\(\)\[0\]": "qkedit.errors",  # the first sentence of another library's error
     r"\bimport .*\bentry_points\b": "qkedit.other_packages",
     r"\bflock\(": "qkedit.checkpoint.io.lock",
@@ -91,7 +91,7 @@ ONE_OF_EACH = {
     r"json\.dumps\(.*\+ \"\\n\"": "qkedit.strict_text",
     r"\bxlogy\(": "qkedit.plugins.core.norm_entropy",
 }
-# What is imported without torch, since it runs while torch is being imported, or where nobody needs torch.
+# Modules that must not import torch: they run while torch is being imported, or without any need of it.
 WITHOUT_TORCH = (
     "qkedit",
     "qkedit.cli.app",
@@ -135,7 +135,7 @@ def trees() -> dict[str, ast.Module]:
 
 @cache
 def imports() -> dict[str, frozenset[str]]:
-    """Return for each module its imports in the package, including those for types or inside functions."""
+    """Return the imports of each module within the package, including those for types or inside functions."""
     return {name: frozenset(imported(tree) & modules().keys() - {name}) for name, tree in trees().items()}
 
 
@@ -155,20 +155,20 @@ def below(room: str) -> set[str]:
     return {name for names in FLOORS[floor + 1 :] for name in names}
 
 
-def test_the_plan_and_the_house_have_the_same_rooms() -> None:
+def test_the_plan_lists_every_room() -> None:
     planned = [room for floor in FLOORS for room in floor]
     assert sorted(planned) == rooms()
     assert set(ONLY) <= set(planned)
     assert {name for names in ONLY.values() for name in names} <= set(planned)
 
 
-def test_the_plan_and_the_house_have_the_same_modules_at_the_top() -> None:
+def test_the_plan_lists_every_top_level_module() -> None:
     at_the_top = {file.stem for file in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
     assert at_the_top == EVERYWHERE
 
 
 @pytest.mark.parametrize("room", rooms())
-def test_a_room_imports_downwards_only(room: str) -> None:
+def test_rooms_import_only_from_lower_rooms(room: str) -> None:
     for module, names in imports().items():
         if room_of(module) == room:
             used = {room_of(name) for name in names}
@@ -176,14 +176,14 @@ def test_a_room_imports_downwards_only(room: str) -> None:
             assert "qkedit" not in names, f"{module} imports the package itself, which imports the rooms"
 
 
-def test_no_module_imports_in_a_circle() -> None:
+def test_there_are_no_import_cycles() -> None:
     try:
         TopologicalSorter(imports()).prepare()
     except CycleError as error:
         pytest.fail(f"a circle: {' → '.join(error.args[1])}")
 
 
-def test_the_document_tells_the_order_and_the_modules_at_the_top() -> None:
+def test_the_document_has_the_order_and_the_top_level_modules() -> None:
     text = (PACKAGE.parent / "docs" / "architecture.md").read_text("utf-8")
     order = re.search(r"(?m)^    cli → [^`]+?\n\n", text)
     assert order is not None
@@ -198,14 +198,14 @@ def test_the_document_tells_the_order_and_the_modules_at_the_top() -> None:
 
 
 @pytest.mark.parametrize("part", UNUSED)
-def test_parts_do_without_libraries_of_others(part: str) -> None:
+def test_parts_do_not_import_excluded_libraries(part: str) -> None:
     for module, tree in trees().items():
         if f"{module}.".startswith(f"{part}."):
             used = {name.split(".")[0] for name in imported(tree)}
             assert not used & UNUSED[part], module
 
 
-def test_parts_that_are_to_know_nothing_of_others_do() -> None:
+def test_separated_parts_do_not_import_each_other() -> None:
     for part, strangers in APART.items():
         assert part in modules()
         for stranger in strangers:
@@ -220,7 +220,7 @@ def folders() -> Iterator[Path]:
     yield from (file.parent for file in PACKAGE.rglob("__init__.py"))
 
 
-def test_folders_and_files_can_be_surveyed() -> None:
+def test_folders_and_files_are_within_the_limits() -> None:
     for folder in folders():
         assert len([file for file in folder.glob("*.py") if file.name != "__init__.py"]) <= MOST_FILES, folder
     for file in modules().values():
@@ -228,7 +228,7 @@ def test_folders_and_files_can_be_surveyed() -> None:
 
 
 @pytest.mark.parametrize("room", LIGHT)
-def test_what_help_and_dry_run_pass_imports_nothing_heavy(room: str) -> None:
+def test_rooms_of_help_and_dry_run_import_no_heavy_library(room: str) -> None:
     for module, tree in trees().items():
         if room_of(module) != room:
             continue
@@ -238,13 +238,13 @@ def test_what_help_and_dry_run_pass_imports_nothing_heavy(room: str) -> None:
 
 
 @pytest.mark.parametrize("what", ONE_OF_EACH)
-def test_there_is_one_of_each(what: str) -> None:
+def test_each_single_task_has_one_module(what: str) -> None:
     where = {name for name, file in modules().items() if re.search(what, file.read_text("utf-8"))}
     assert where == {ONE_OF_EACH[what]}
 
 
-def test_functions_import_the_whole_of_torch() -> None:
-    """If another thread imports torch, `from torch.distributed import …` may run on a half of it, and abort."""
+def test_functions_do_not_import_submodules_of_torch() -> None:
+    """While another thread imports torch, `from torch.distributed import …` may run on a part of it, and abort."""
     parts = [
         f"{module}:{node.lineno}"
         for module, tree in sorted(trees().items())
@@ -256,7 +256,7 @@ def test_functions_import_the_whole_of_torch() -> None:
     assert parts == []
 
 
-def test_what_needs_no_torch_imports_none() -> None:
+def test_modules_without_torch_do_not_import_it() -> None:
     script = (
         "import sys\n"
         "from importlib import import_module\n"

@@ -39,14 +39,14 @@ def test_every_import_from_qkedit_works(file: Path) -> None:
     assert [found for found in imported(file.read_text("utf-8")) if not has(*found)] == []
 
 
-def test_imports_are_found() -> None:
+def test_imports_in_documents_are_found() -> None:
     found = [found for file in DOCUMENTS for found in imported(file.read_text("utf-8"))]
     assert ("qkedit.evaluation.benchmarks.benchmark", "Benchmark") in found
     assert not has("qkedit.evaluation", "pope")
 
 
 @pytest.mark.parametrize("file", DOCUMENTS, ids=lambda file: str(file.name))
-def test_every_command_is_parsed_and_names_its_model_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_can_be_parsed_and_names_its_model_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("QKEDIT_CONFIG", raising=False)
     for line in commands(file.read_text("utf-8")):
         words = list(takewhile(lambda word: word not in (">", "&&", "|"), (word for word in line if word != "…")))

@@ -23,9 +23,9 @@ def script() -> ModuleType:
     return module
 
 
-def test_the_document_is_not_stale(script: ModuleType) -> None:
+def test_the_document_is_up_to_date(script: ModuleType) -> None:
     text = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
-    # With another version of transformers the rows must be the same; the version is that of the last full test.
+    # With another version of transformers the rows must be equal; the named version is that of the last full test.
     version = re.search(r"Tested with transformers (\S+)\.\s", text)
     assert version is not None
     assert text == script.document(version[1]), "run python scripts/documents/families_document.py"

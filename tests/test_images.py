@@ -1,4 +1,4 @@
-"""Test every mode and form in which an image may be stored, and the pixels that a model gets."""
+"""Test every mode and format in which an image may be stored, and the pixels that a model receives."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ def transparent(red: int, alpha: int) -> Image.Image:
 
 
 def palette(colour: tuple[int, int, int]) -> Image.Image:
-    """Return an image of one palette colour, which is declared transparent when it is saved."""
+    """Return an image with one palette colour, which is declared transparent when it is saved."""
     image = Image.new("P", (6, 4), 1)
     image.putpalette([0, 0, 0, *colour])
     return image
 
 
-# What is stored, and the mean of red, green and blue that a model sees; that of a ramp from black to white is 127.5.
+# The stored image, and the mean of red, green and blue for the model; that of a ramp from black to white is 127.5.
 GREY = (127.5, 127.5, 127.5)
 MODES: dict[str, tuple[bytes, tuple[float, float, float]]] = {
     "L": (stored(ramp(RAMP, np.uint8), "png"), GREY),
     "I;16 in PNG": (stored(ramp(RAMP * 257, np.uint16), "png"), GREY),
-    "I;16, dark": (stored(ramp(RAMP, np.uint16), "png"), (0.496, 0.496, 0.496)),  # 129 to 255 are nearer to 1
+    "I;16, dark": (stored(ramp(RAMP, np.uint16), "png"), (0.496, 0.496, 0.496)),  # 129 to 255 are rounded to 1
     "I;16 in TIFF": (stored(ramp(RAMP * 257, np.uint16), "tiff"), GREY),
     "I;16B in TIFF": (stored(ramp(RAMP * 257, np.dtype(">u2")), "tiff"), GREY),  # type: ignore[arg-type]
     "I in PGM": (stored(ramp(RAMP * 257, np.int32), "ppm"), GREY),
@@ -86,7 +86,7 @@ MODES: dict[str, tuple[bytes, tuple[float, float, float]]] = {
 
 
 @pytest.mark.parametrize("name", MODES)
-def test_the_mean_that_a_model_sees(name: str, tmp_path: Path) -> None:
+def test_the_mean_colour_for_the_model_is_right(name: str, tmp_path: Path) -> None:
     content, expected = MODES[name]
     (tmp_path / "image").write_bytes(content)
     image = read_image(tmp_path / "image")
@@ -95,7 +95,7 @@ def test_the_mean_that_a_model_sees(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["La", "RGBa", "PA"])
-def test_modes_that_no_file_has(mode: str) -> None:
+def test_modes_of_images_in_memory_are_converted(mode: str) -> None:
     source = Image.new("LA" if mode == "La" else "RGBA", (2, 2), (100, 51) if mode == "La" else (200, 0, 0, 51))
     image = source.convert("P").convert("PA") if mode == "PA" else source.convert(mode)
     expected = {"La": (224, 224, 224), "RGBa": (244, 204, 204)}.get(mode)
@@ -153,12 +153,12 @@ def decode_or_read(content: bytes) -> Image.Image:
 
 @pytest.mark.parametrize("orientation", range(2, 9))
 @pytest.mark.parametrize("kind", ["jpeg", "png", "I;16"])
-def test_images_stand_upright(orientation: int, kind: str, tmp_path: Path) -> None:
-    """Return the corner that is dark when the image is upright, by the table of the EXIF standard."""
+def test_images_are_rotated_by_their_exif_orientation(orientation: int, kind: str, tmp_path: Path) -> None:
+    """The top left corner of the upright image is dark, by the table of the EXIF standard."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     pixels = np.full((16, 32), 255)
-    # Where the visual top left is stored: row 0 is the top or the bottom or a side, column 0 likewise.
+    # The stored position of the visual top left: row 0 may be the top, the bottom or a side, and column 0 too.
     rows, columns = {
         2: (slice(0, 8), slice(24, 32)),
         3: (slice(8, 16), slice(24, 32)),
@@ -181,7 +181,7 @@ def test_images_stand_upright(orientation: int, kind: str, tmp_path: Path) -> No
     ("width", "height", "taken"),
     [(200, 1, True), (201, 1, False), (1, 201, False), (1, 40_000, False), (40_000, 1, False), (2, 400, True)],
 )
-def test_sides_that_a_processor_would_scale_up_to_gigabytes(width: int, height: int, taken: bool) -> None:
+def test_extreme_aspect_ratios_are_refused(width: int, height: int, taken: bool) -> None:
     content = stored(Image.new("1", (width, height)), "png")
     assert len(content) < 200
     if taken:
@@ -205,7 +205,7 @@ def test_values_without_a_scale_are_refused(values: Any, words: str, tmp_path: P
         read_image(tmp_path / "a.tif")
 
 
-def test_what_is_not_an_image_or_starts_other_programs(tmp_path: Path) -> None:
+def test_files_that_are_not_images_or_start_programs_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(stored(Image.new("RGB", (4, 4)), "eps"))
     with pytest.raises(UsageError, match="is not an image"):
         read_image(tmp_path / "a.png")
@@ -217,7 +217,7 @@ def test_what_is_not_an_image_or_starts_other_programs(tmp_path: Path) -> None:
         read_image(tmp_path / "c.png")
 
 
-def test_what_every_reader_sees_alike() -> None:
+def test_images_that_all_readers_read_equally_are_recognised() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     plain = Image.new("RGB", (4, 4))
@@ -229,20 +229,20 @@ def test_what_every_reader_sees_alike() -> None:
 
 
 @given(st.sampled_from(sorted(MODES)), st.data())
-def test_broken_files_are_refused_in_one_way(name: str, data: st.DataObject) -> None:
+def test_broken_files_are_read_or_refused(name: str, data: st.DataObject) -> None:
     content = bytearray(MODES[name][0])
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     del content[data.draw(st.integers(0, len(content))) :]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's, of what is odd about a file
+        warnings.simplefilter("ignore")  # warnings of Pillow about unusual files
         with suppress(UsageError):
             assert decode_image(bytes(content), "it", 100_000).mode == "RGB"
 
 
-def test_broken_exif_data_are_passed_over_without_a_word(tmp_path: Path) -> None:
+def test_broken_exif_data_are_ignored_without_a_warning(tmp_path: Path) -> None:
     file = tmp_path / "a.jpg"
-    # Two entries are announced, and the first one ends early.
+    # The header announces two entries, and the first one is truncated.
     Image.new("RGB", (4, 4)).save(file, exif=b"Exif\0\0II*\0\x08\0\0\0\x02\0\x12\x01\x03\0")
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")

@@ -1,4 +1,4 @@
-"""Test the commands in the README: the demo's are run, the others are parsed with their options."""
+"""Test the commands in the README: those of the demo are run, the others are parsed with their options."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ ALL = list(commands(README))
 DEMO = [words for words in ALL if "demo" in words and words[0] in ("steer", "verify")]
 
 
-def test_the_readme_names_every_kind_of_command() -> None:
+def test_the_readme_has_commands_of_every_kind() -> None:
     assert len(ALL) > 20
     assert {command_of(words) for words in ALL} <= set(COMMANDS)
     assert [words[0] for words in DEMO] == ["steer", "verify"]
 
 
 @pytest.mark.parametrize("words", ALL, ids=" ".join)
-def test_every_command_has_its_options(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_options_of_every_command_exist(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("QKEDIT_CONFIG", raising=False)
     if "--config" in words:
         return
     name = command_of(words)
-    # Parses, and raises for an option that is not there, a value of another kind or an argument too many.
+    # Raises for an unknown option, a value of a wrong type or too many arguments.
     assert made_command(name).make_context(name, list(words[len(name.split()) :])).params
 
 
-def test_the_first_screen_says_what_the_demo_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_screen_shows_the_output_of_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     steered, verified = (qkedit(*words) for words in DEMO)
     assert (steered.code, verified.code) == (0, 0)
@@ -77,7 +77,7 @@ def test_the_python_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (tmp_path / "edited" / "qkedit.json").is_file()
 
 
-def test_every_extra_and_every_linked_file_is_there() -> None:
+def test_every_extra_and_every_linked_file_exists() -> None:
     for name in re.findall(r"\.\[([a-z,]+)\]'", README):
         assert set(name.split(",")) <= set(PROJECT["optional-dependencies"]), name
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", README):
@@ -90,7 +90,7 @@ def test_the_extra_all_is_all_but_the_tests_java_programs_and_vllm() -> None:
     assert set(extras["all"][0].removeprefix("qkedit[").removesuffix("]").split(",")) == set(extras) - others
 
 
-def test_what_is_installed_is_this_checkout() -> None:
+def test_install_commands_install_the_checkout() -> None:
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
     blocks = [
         block
@@ -99,6 +99,6 @@ def test_what_is_installed_is_this_checkout() -> None:
     ]
     installs = [line for block in blocks for line in block.splitlines() if "pip install" in line]
     assert any(line.startswith("pip install -c constraints.txt .") for line in installs)
-    # The package has no public address, and what PyPI has under its name is not ours.
+    # The package has no public address, and the package of this name on PyPI is another one.
     assert [line for line in installs if re.search(r"install [^&]*[ ']qkedit\b", line)] == []
     assert not any("git clone" in block for block in blocks)

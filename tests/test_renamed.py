@@ -19,7 +19,7 @@ def double(new: int = 1) -> int:
     return 2 * new
 
 
-def test_the_old_name_means_the_new_one() -> None:
+def test_the_old_name_has_the_effect_of_the_new_one() -> None:
     with pytest.warns(DeprecationWarning, match="old= is now new=; the old name works until version 1.0") as caught:
         assert double(old=3) == 6  # type: ignore[call-arg]
     assert [warning.filename for warning in caught] == [__file__]
@@ -27,12 +27,12 @@ def test_the_old_name_means_the_new_one() -> None:
     assert str(inspect.signature(double)) == "(new: 'int' = 1) -> 'int'"
 
 
-def test_both_names_are_one_too_many() -> None:
+def test_both_names_together_are_refused() -> None:
     with pytest.warns(DeprecationWarning, match="old="), pytest.raises(TypeError, match="both given"):
         double(new=1, old=1)  # type: ignore[call-arg]
 
 
-def test_a_suppression_by_the_old_name() -> None:
+def test_a_suppression_accepts_the_old_name() -> None:
     with pytest.warns(DeprecationWarning, match="residual= is now retain=") as caught:
         suppression = Suppression(2, residual=0.25)  # type: ignore[call-arg]
     assert suppression == Suppression(2, retain=0.25) == replace(Suppression(2), retain=0.25)
@@ -41,7 +41,7 @@ def test_a_suppression_by_the_old_name() -> None:
     assert {warning.filename for warning in (*caught, *read)} == {__file__}
 
 
-def test_an_edit_by_the_old_name(tmp_path: Path) -> None:
+def test_an_edit_accepts_the_old_name(tmp_path: Path) -> None:
     with pytest.warns(DeprecationWarning, match="residual= is now retain="):
         old = qkedit.steer("demo", out=tmp_path / "old", layers="3", residual=0.5, fsync=False)  # type: ignore[call-arg]
     new = qkedit.steer("demo", out=tmp_path / "new", layers="3", retain=0.5, fsync=False)

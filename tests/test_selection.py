@@ -33,20 +33,20 @@ def layer_parts(draw: st.DrawFn, count: int) -> tuple[str, set[int]]:
     low, high = sorted(
         draw(st.tuples(st.integers(0, 99), st.integers(1, 100)).filter(lambda ends: ends[0] != ends[1]))
     )
-    # A layer belongs to the fraction when its slice [layer, layer + 1) of the depth shares some of it.
+    # A layer belongs to the fraction if its slice [layer, layer + 1) of the depth overlaps with it.
     named = {layer for layer in everything if (layer + 1) * 100 > low * count and layer * 100 < high * count}
     return f"{Decimal(low) / 100:.2f}-{Decimal(high) / 100:.2f}", named
 
 
 @given(COUNTS.flatmap(lambda count: st.tuples(st.just(count), st.lists(layer_parts(count), min_size=1, max_size=4))))
-def test_layers_named_are_those_found_by_trying_each(case: tuple[int, list[tuple[str, set[int]]]]) -> None:
+def test_selected_layers_equal_those_of_the_slow_parser(case: tuple[int, list[tuple[str, set[int]]]]) -> None:
     count, parts = case
     text = ",".join(part for part, _ in parts)
     assert select_layers(text, count, range(count)) == tuple(sorted(set().union(*(named for _, named in parts))))
 
 
 @pytest.mark.parametrize("count", range(1, 81))
-def test_the_middle_third(count: int) -> None:
+def test_mid_means_the_middle_third(count: int) -> None:
     first = int((Decimal(count) / 3).to_integral_value(ROUND_FLOOR))
     last = min(int((Decimal(2 * count) / 3).to_integral_value(ROUND_CEILING)), count - 1)
     assert select_layers("mid", count, range(count)) == tuple(range(first, last + 1))
@@ -66,7 +66,7 @@ def test_the_middle_third(count: int) -> None:
         (" 3 , 4 ", (3, 4)),
     ],
 )
-def test_layers_of_a_model_of_28(text: str, expected: tuple[int, ...]) -> None:
+def test_layers_of_a_model_with_28_layers_are_selected(text: str, expected: tuple[int, ...]) -> None:
     assert select_layers(text, 28, range(28)) == expected
 
 
@@ -104,13 +104,13 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("text", REFUSED, ids=lambda text: repr(text[:12]))
-def test_other_layers_are_refused_with_the_models_own_range(text: str) -> None:
+def test_invalid_layers_are_refused_with_the_range_of_the_model(text: str) -> None:
     with pytest.raises(UsageError) as error:
         select_layers(text, 28, range(28))
     assert "layers 0 to 27" in str(error.value)
     assert error.value.exit_code == 2
     if "28" in text:
-        check_layers(text)  # there may be such a model
+        check_layers(text)  # a model may have so many layers
     else:
         with pytest.raises(UsageError, match="here"):
             check_layers(text, "here")
@@ -130,7 +130,7 @@ def test_any_text_names_layers_of_the_model_or_is_refused(text: str, count: int)
     assert f"0 to {count - 1}" in sentence
 
 
-def test_layers_without_a_product_are_passed_over_in_a_range_and_refused_alone() -> None:
+def test_layers_without_a_product_are_skipped_in_ranges_and_refused_otherwise() -> None:
     available = [0, 1, 2, 4, 5, 7]
     assert select_layers("2-5", 8, available) == (2, 4, 5)
     assert select_layers("all", 8, available) == tuple(available)
@@ -142,21 +142,21 @@ def test_layers_without_a_product_are_passed_over_in_a_range_and_refused_alone()
 @given(
     st.integers(1, 64).flatmap(lambda count: st.tuples(st.just(count), st.sets(st.integers(0, count - 1), min_size=1)))
 )
-def test_heads_described_are_the_heads_selected(case: tuple[int, set[int]]) -> None:
+def test_a_description_of_heads_selects_these_heads(case: tuple[int, set[int]]) -> None:
     count, heads = case
     assert select_heads(describe(sorted(heads)), count) == tuple(sorted(heads))
 
 
-def test_all_heads() -> None:
+def test_all_means_all_heads() -> None:
     assert select_heads("all", 5) == (0, 1, 2, 3, 4)
 
 
 @pytest.mark.parametrize("text", ["", "8", "0-8", "5-3", "mid", "0.1-0.5", "all,3", "9" * 5000])
-def test_other_heads_are_refused_with_the_models_own_range(text: str) -> None:
+def test_invalid_heads_are_refused_with_the_range_of_the_model(text: str) -> None:
     with pytest.raises(UsageError, match="heads 0 to 7"):
         select_heads(text, 8)
 
 
-def test_describe() -> None:
+def test_ranges_are_described_with_hyphens() -> None:
     assert describe([0, 1, 2, 3, 7, 9, 10]) == "0-3, 7, 9-10"
     assert describe([]) == ""

@@ -10,7 +10,7 @@ from qkedit import stopwatch as module
 from qkedit.stopwatch import Stopwatch
 
 
-def test_the_time_of_a_block_counts_even_if_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_of_a_failing_block_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([10.0, 12.0, 20.0, 21.0])
     monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
     stopwatch = Stopwatch()
@@ -21,7 +21,7 @@ def test_the_time_of_a_block_counts_even_if_it_fails(monkeypatch: pytest.MonkeyP
     assert stopwatch.seconds == {"reading": 3.0}
 
 
-def test_threads_lose_nothing() -> None:
+def test_seconds_of_several_threads_add_up() -> None:
     stopwatch = Stopwatch()
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: stopwatch.add("writing", 0.5), range(1000)))

@@ -34,22 +34,22 @@ values = st.recursive(
 
 
 @given(values, st.booleans())
-def test_what_json_can_say_is_read_as_python_reads_it(value: Any, ascii_only: bool) -> None:
+def test_valid_json_is_read_as_by_python(value: Any, ascii_only: bool) -> None:
     text = json.dumps(value, ensure_ascii=ascii_only)
     assert parse_json(text.encode()) == value
 
 
 NOT_JSON: dict[str, tuple[bytes | str, str]] = {
-    "no JSON": (b"{", "Expecting"),
-    "no UTF-8": (b'"\xff"', "utf-8"),
+    "not JSON": (b"{", "Expecting"),
+    "not UTF-8": (b'"\xff"', "utf-8"),
     "NaN": (b'{"gap": NaN}', "NaN is not JSON"),
     "infinity": (b"[-Infinity]", "-Infinity is not JSON"),
-    "a float that overflows": (b"1e999", "1e999 is beyond float64"),
+    "an overflowing float": (b"1e999", "1e999 is beyond float64"),
     "an integer of 400 digits": (b"9" * 400, "400 digits is beyond float64"),
     "an integer of 10,000 digits": (b"9" * 10_000, "digits"),
-    "a key twice": (b'{"a": {"b": 1, "b": 1}}', "'b' occurs twice"),
-    "half a character": (rb'["\ud800"]', "not valid Unicode"),
-    "half a character in a key": (rb'{"a\uDFFF": 1}', "not valid Unicode"),
+    "a repeated key": (b'{"a": {"b": 1, "b": 1}}', "'b' occurs twice"),
+    "half a surrogate pair": (rb'["\ud800"]', "not valid Unicode"),
+    "half a surrogate pair in a key": (rb'{"a\uDFFF": 1}', "not valid Unicode"),
     "deep lists": (b"[" * 100_000, "is nested too deeply"),
     "deep objects": (b'{"a":' * 100_000, "is nested too deeply"),
 }
@@ -57,14 +57,14 @@ NOT_JSON: dict[str, tuple[bytes | str, str]] = {
 
 @pytest.mark.parametrize("kind", NOT_JSON)
 @pytest.mark.parametrize("file_names", [False, True])
-def test_what_is_not_json(kind: str, file_names: bool) -> None:
+def test_invalid_json_is_a_value_error(kind: str, file_names: bool) -> None:
     content, reason = NOT_JSON[kind]
     with pytest.raises(ValueError, match=reason) as caught:
         parse_json(content, file_names=file_names)
     assert len(str(caught.value)) < 300
 
 
-def test_bytes_of_file_names_are_taken_where_there_are_file_names() -> None:
+def test_undecodable_bytes_are_allowed_only_in_file_names() -> None:
     name = b"caf\xe9".decode("utf-8", "surrogateescape")
     text = json.dumps([name])
     assert parse_json(text, file_names=True) == [name]
@@ -73,18 +73,18 @@ def test_bytes_of_file_names_are_taken_where_there_are_file_names() -> None:
 
 
 @pytest.mark.parametrize("number", [2**128 - 1, -(10**298), 10**300 - 1])
-def test_whole_numbers_of_many_digits_are_read(number: int) -> None:
+def test_integers_of_many_digits_are_read(number: int) -> None:
     assert parse_json(str(number)) == number
     assert float(number) == pytest.approx(number)
 
 
-def test_a_value_within_a_text_is_read_as_strictly() -> None:
+def test_a_value_within_a_text_is_read_equally_strictly() -> None:
     assert DECODER.raw_decode('[{"a": 1}, {"a": 2}]', 1) == ({"a": 1}, 9)
     with pytest.raises(ValueError, match="'a' occurs twice"):
         DECODER.raw_decode('[{"a": 1, "a": 2}]', 1)
 
 
-def test_a_whole_character_in_two_escapes_is_one() -> None:
+def test_a_surrogate_pair_is_one_character() -> None:
     assert parse_json(rb'"\ud83d\ude00"') == "😀"
 
 
@@ -100,7 +100,7 @@ def test_a_whole_character_in_two_escapes_is_one() -> None:
         ("", None),
     ],
 )  # fmt: skip
-def test_yaml_is_read_as_text(text: str, value: Any) -> None:
+def test_scalars_in_yaml_are_read_as_text(text: str, value: Any) -> None:
     assert parse_yaml(text) == value
 
 
@@ -110,18 +110,18 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "\n".join(
 NOT_YAML = {
     "an alias bomb": (BOMB, "aliases are refused"),
     "a merge bomb": ("a: &a {x: 1}\nb: {<<: [*a, *a, *a]}", "aliases are refused"),
-    "a list in itself": ("&a [*a]", "aliases are refused"),
-    "a key twice": ("a: 1\nb: {c: 2, c: 3}", "'c' occurs twice"),
+    "a list that contains itself": ("&a [*a]", "aliases are refused"),
+    "a repeated key": ("a: 1\nb: {c: 2, c: 3}", "'c' occurs twice"),
     "a list as a key": ("? [a]\n: 1", "unhashable"),
     "deep": ("[" * 5_000, "is nested too deeply"),
     "long": ("a" * (MAX_YAML_LENGTH + 1), "longer than"),
     "two documents": ("a\n---\nb", "single document"),
-    "no YAML": ("a: [", "expected"),
+    "invalid YAML": ("a: [", "expected"),
 }
 
 
 @pytest.mark.parametrize("kind", NOT_YAML)
-def test_what_is_not_yaml(kind: str) -> None:
+def test_invalid_yaml_is_a_value_error(kind: str) -> None:
     text, reason = NOT_YAML[kind]
     with pytest.raises(ValueError, match=reason) as caught:
         parse_yaml(text)
@@ -133,7 +133,7 @@ def test_what_is_not_yaml(kind: str) -> None:
         st.text("abc '\"#", max_size=6), lambda inner: st.lists(inner) | st.dictionaries(st.text("abc"), inner)
     )
 )
-def test_what_yaml_writes_is_read(value: Any) -> None:
+def test_written_yaml_is_read(value: Any) -> None:
     assert parse_yaml(yaml.safe_dump(value)) == value
 
 
@@ -145,7 +145,7 @@ def test_any_text_is_a_value_or_a_value_error(text: str) -> None:
 
 
 @pytest.mark.parametrize(("read", "most"), [(parse_json, MAX_DEPTH), (parse_yaml, MAX_YAML_DEPTH)])
-def test_as_deep_as_code_can_walk_and_no_deeper(read: Any, most: int) -> None:
+def test_nesting_is_limited(read: Any, most: int) -> None:
     def nested(levels: int) -> str:
         return '[{"a": ' * (levels // 2) + "[]" * (levels % 2) + "0" * (1 - levels % 2) + "}]" * (levels // 2)
 
@@ -154,20 +154,20 @@ def test_as_deep_as_code_can_walk_and_no_deeper(read: Any, most: int) -> None:
         read(nested(most + 1))
 
 
-def test_yaml_that_nests_too_deep_is_not_read_to_its_end() -> None:
+def test_too_deep_yaml_is_refused_before_its_end() -> None:
     with pytest.raises(ValueError, match="is nested too deeply"):
         parse_yaml("- " * (MAX_YAML_DEPTH + 2) + "\n}")
 
 
 @given(values, st.sampled_from([None, 1, 2]), st.booleans())
-def test_what_is_written_is_read_back(value: Any, indent: int | None, ascii_only: bool) -> None:
+def test_written_json_is_read_back(value: Any, indent: int | None, ascii_only: bool) -> None:
     text = json_text(value, indent=indent, ascii_only=ascii_only)
     assert json.loads(text) == value
     assert text.endswith("\n")
     assert text.isascii() or not ascii_only
 
 
-def test_rows_are_written_one_a_line_and_what_is_not_json_is_not() -> None:
+def test_rows_are_written_one_per_line_and_nan_is_refused() -> None:
     assert json_lines([{"a": "é"}, [1]]) == '{"a": "\\u00e9"}\n[1]\n'
     assert json_lines(["é"], ascii_only=False) == '"é"\n'
     assert json_lines([]) == ""

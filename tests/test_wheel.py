@@ -1,4 +1,4 @@
-"""Test the wheel, not the repository: it must contain all files that the package reads, and run."""
+"""Test that the wheel contains all files that the package reads, and runs without the repository."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REPOSITORY = ROOT
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the wheel's contents, unpacked like by an installer."""
+    """Return the contents of the wheel, unpacked like by an installer."""
     wheels, site = tmp_path_factory.mktemp("wheels"), tmp_path_factory.mktemp("site")
     build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(wheels)]
     subprocess.run(build, cwd=REPOSITORY, check=True, capture_output=True)
@@ -27,7 +27,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return site
 
 
-def test_every_file_of_the_package_and_of_the_configuration_is_in_the_wheel(installed: Path) -> None:
+def test_the_wheel_has_every_file_of_the_package_and_the_configuration(installed: Path) -> None:
     for folder, place in (("qkedit", installed / "qkedit"), ("configs", installed / "qkedit" / "configs")):
         here = {path.relative_to(REPOSITORY / folder) for path in (REPOSITORY / folder).rglob("*") if path.is_file()}
         there = {path.relative_to(place) for path in place.rglob("*") if path.is_file()}
@@ -36,7 +36,7 @@ def test_every_file_of_the_package_and_of_the_configuration_is_in_the_wheel(inst
     assert (installed / "qkedit" / "py.typed").is_file()
 
 
-def test_the_main_job_runs_from_the_wheel_alone(installed: Path, tmp_path: Path) -> None:
+def test_steer_and_verify_run_from_the_wheel(installed: Path, tmp_path: Path) -> None:
     program = (
         f"import sys; sys.path.insert(0, {str(installed)!r})\n"
         "import qkedit; assert qkedit.__file__.startswith(sys.path[0]), qkedit.__file__\n"

@@ -1,4 +1,4 @@
-"""Arguments of config classes for tiny models: hidden size 64, 4 query heads on 2 key heads, 4 layers."""
+"""Define arguments of config classes for tiny models: hidden size 64, 4 query heads on 2 key heads, 4 layers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VISION: dict[str, Any] = {
     "image_size": 16,
     "patch_size": 8,
 }
-# The Qwen-VL line names things differently and merges 2 × 2 patches.
+# Qwen-VL models have other names of settings, and merge 2 × 2 patches.
 QWEN_VISION: dict[str, Any] = {
     "depth": 2,
     "hidden_size": 32,
@@ -38,7 +38,7 @@ CLIP = {**VISION, "model_type": "clip_vision_model", "projection_dim": 32}
 SIGLIP = {**VISION, "model_type": "siglip_vision_model", "vision_use_head": False}
 MULTIMODAL_ROPE = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
 MULTI_HEAD = {**TEXT, "num_key_value_heads": 4}
-# Head size is not hidden size / heads, as in most of today's models.
+# The head size differs from hidden size / heads, as in most present models.
 WIDE_HEADS = {**TEXT, "head_dim": 32}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 LINEAR_ATTENTION = {
@@ -72,8 +72,8 @@ MOLMO_VISION = {
     "image_patch_id": 5,
 }
 
-# Arguments of each family's config class. The names are those of the records in configs/families,
-# but for variants of one family.
+# Arguments of each family's config class. The names are those of the records in configs/families, except for variants
+# of one family.
 FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2-vl": {
         "model_type": "qwen2_vl",
@@ -418,7 +418,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "text_config": {**TEXT, "head_dim": 16, "additional_vocab_size": 16},
         **MOLMO_VISION,
     },
-    # On OLMo, with a norm over all heads of the projection together.
+    # Based on OLMo, with a norm over all heads of the projection together.
     "molmo2-o": {
         "model_type": "molmo2",
         "text_config": {**TEXT, "head_dim": 16, "additional_vocab_size": 16, "qk_norm_type": "olmo"},
@@ -427,7 +427,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
-# Language models alone whose decoders also serve inside vision-language models of other makers.
+# Language models whose decoders are also used in vision-language models of other makers.
 TEXT_MODELS: dict[str, dict[str, Any]] = {
     "llama": {"model_type": "llama", **TEXT},
     "qwen3": {"model_type": "qwen3", **WIDE_HEADS},
@@ -448,7 +448,7 @@ TEXT_MODELS: dict[str, dict[str, Any]] = {
     "cohere": {"model_type": "cohere", **TEXT, "use_qk_norm": True},
 }
 
-# Families whose published tensor names are older than the names of transformers' modules; both are in use.
+# Families whose published tensor names differ from the names of transformers' modules; both are in use.
 RENAMED = (
     "qwen2-vl",
     "qwen2.5-vl",

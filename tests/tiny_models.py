@@ -1,7 +1,7 @@
-"""Build tiny random vision-language checkpoints with transformers, in the form of published ones.
+"""Build tiny random vision-language checkpoints with transformers, in the format of published ones.
 
-Their configs are in `tiny_configs`. The weights are seeded and non-trivial: projections far from their initial
-scale, biases and norm gains not neutral.
+Their configs are in `tiny_configs`. The weights are seeded and not trivial: projections are far from their initial
+scale, and biases and norm gains are not neutral.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def model_class(family: str) -> Any:
     """Return the automatic class that builds and loads the family's models."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-    # Phi-4-multimodal is registered as a language model alone.
+    # Phi-4-multimodal is registered as a language model only.
     is_causal = family in TEXT_MODELS or family == "phi4-multimodal"
     return AutoModelForCausalLM if is_causal else AutoModelForImageTextToText
 
@@ -36,8 +36,8 @@ def model(family: str, dtype: str = "bfloat16", settings: PreTrainedConfig | Non
 
     Args:
         family: the name of a record in configs/families.
-        dtype: of the weights.
-        settings: a config other than `config(family)`.
+        dtype: the dtype of the weights.
+        settings: a config to use instead of `config(family)`.
     """
     import torch
 
@@ -48,7 +48,7 @@ def model(family: str, dtype: str = "bfloat16", settings: PreTrainedConfig | Non
         for name, parameter in sorted(built.named_parameters()):
             noise = torch.randn(parameter.shape, generator=generator)
             if "norm" in name and name.endswith("weight"):
-                # A norm's own initial value is its neutral one, 1 or 0 for (1 + w).
+                # The initial gain of a norm is the neutral one: 1, or 0 for (1 + w).
                 parameter.add_((0.2 * noise).to(parameter.dtype))
             else:
                 parameter.copy_(0.15 * noise)
@@ -60,11 +60,11 @@ def build(family: str, directory: Path, *, shards: int = 2, dtype: str = "bfloat
 
     Args:
         family: a key of FAMILIES or TEXT_MODELS.
-        directory: where to write.
-        shards: how many shards at least.
-        dtype: storage dtype of the weights.
-        published: tensor names as in published checkpoints, which is transformers' own default, or as its modules
-            have them.
+        directory: the directory for the checkpoint.
+        shards: the minimum number of shards.
+        dtype: the storage dtype of the weights.
+        published: use the tensor names of published checkpoints, the default of transformers, instead of those of
+            its modules.
     """
     built = model(family, dtype)
     size = sum(parameter.numel() * parameter.element_size() for parameter in built.parameters())

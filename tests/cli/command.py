@@ -94,7 +94,7 @@ class Runs:
         """Send a signal to one of the runs that were started last; it may have ended."""
         os.kill(self._children[which], number)
 
-    def said(self, which: int = 0) -> str:
+    def standard_error(self, which: int = 0) -> str:
         """Return what one of the runs has written to standard error so far."""
         path = self._outputs(which)[1]
         return path.read_text() if path.exists() else ""

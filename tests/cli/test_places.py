@@ -52,7 +52,7 @@ def place(tmp_path: Path) -> Path:
     try:
         place.mkdir()
     except OSError:
-        pytest.skip("the file system takes names in UTF-8 alone")
+        pytest.skip("the file system accepts only names in UTF-8")
     shutil.copytree(demo_checkpoint(), place / "demo")
     return place
 

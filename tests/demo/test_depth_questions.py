@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from qkedit.demo.depth_questions import LEAST_DEPTH, LEAST_SIZE, LEAST_VISIBLE, ORDERS, DepthQuestion, depth_questions
-from qkedit.demo.scenes import Scene, SceneObject, make_scenes
+from qkedit.demo.scenes import Scene, make_scenes
 
 
 @pytest.fixture(scope="module")
@@ -19,10 +19,6 @@ def scenes() -> dict[int, Scene]:
 @pytest.fixture(scope="module")
 def questions(scenes: dict[int, Scene]) -> list[DepthQuestion]:
     return depth_questions(list(scenes.values()))
-
-
-def shown(scene: Scene, kind: str) -> SceneObject:
-    return next(thing for thing in scene.objects if thing.kind == kind)
 
 
 def test_the_truth_agrees_with_the_pixels(scenes: dict[int, Scene], questions: list[DepthQuestion]) -> None:

@@ -15,7 +15,7 @@ from qkedit.errors import QkeditError, VerificationError
 from qkedit.evaluation.served_edit import ServedEdit, located
 from qkedit.runtime.generation import LoadedModel
 from tests.cli.command import qkedit
-from tests.evaluation.runs.openai_server import Sent, said, serve
+from tests.evaluation.runs.openai_server import Sent, chat_completion, serve
 
 __all__ = ["serve"]  # a fixture
 
@@ -118,7 +118,7 @@ def test_servers_of_the_edit_and_of_the_base_are_distinguished(serve: Any, demo:
 
 def test_unusable_servers_are_refused(serve: Any, directory: Path) -> None:
     pytest.importorskip("openai")
-    server = serve(lambda body, number: said("Yes."))
+    server = serve(lambda body, number: chat_completion("Yes."))
     result = qkedit("verify", directory, "--endpoint", server.url, "--device", "cpu")
     assert (result.code, result.sentence()) == (
         1,

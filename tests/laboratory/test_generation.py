@@ -35,7 +35,7 @@ def short_answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def one_by_one(eval_set: EvalSet, plugin: str | None = None) -> EvalSetAnswers:
     """Return the answer to each question in a separate request."""
 
-    def said(scene: int, prompt: str, tokens: int) -> str:
+    def answer_to(scene: int, prompt: str, tokens: int) -> str:
         shown = eval_set.scenes[scene]
         plugins = {
             None: [],
@@ -45,8 +45,10 @@ def one_by_one(eval_set: EvalSet, plugin: str | None = None) -> EvalSetAnswers:
         picture = Image.fromarray(shown.image)
         return respond(demo_model(), [picture], prompt, plugins, max_new_tokens=tokens).text
 
-    captions = [said(place, q.prompt, TOKENS["CAPTION_TOKENS"]) for place, q in enumerate(eval_set.captions)]
-    return EvalSetAnswers(tuple(captions), tuple(said(*asked, TOKENS["ANSWER_TOKENS"]) for asked in eval_set.asked))
+    captions = [answer_to(place, q.prompt, TOKENS["CAPTION_TOKENS"]) for place, q in enumerate(eval_set.captions)]
+    return EvalSetAnswers(
+        tuple(captions), tuple(answer_to(*asked, TOKENS["ANSWER_TOKENS"]) for asked in eval_set.asked)
+    )
 
 
 def test_batches_equal_single_requests_with_and_without_shared_images() -> None:

@@ -60,7 +60,7 @@ def settings(**changes: Any) -> SweepSettings:
     return SweepSettings(**{**standard, **changes})
 
 
-def said(eval_set: EvalSet, invented: float, forgotten: float) -> EvalSetAnswers:
+def answers_with(eval_set: EvalSet, invented: float, forgotten: float) -> EvalSetAnswers:
     """Return captions with absent objects for some scenes and empty ones for others, and yes to every question."""
     captions = []
     for place, scene in enumerate(eval_set.scenes):
@@ -87,7 +87,7 @@ class Pretended:
             invented, forgotten = next(
                 (values for start, values in self.behaviour.items() if job.arm.name.startswith(start)), (0.5, 0.0)
             )
-            yield job, JobResult(said(eval_set_about(job.scenes), invented, forgotten), 1.0, 0.5, 0.25)
+            yield job, JobResult(answers_with(eval_set_about(job.scenes), invented, forgotten), 1.0, 0.5, 0.25)
 
 
 @pytest.fixture

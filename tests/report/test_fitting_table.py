@@ -22,7 +22,7 @@ ROWS = (
 )
 
 
-def shown(table: FittingTable, width: int) -> list[str]:
+def printed(table: FittingTable, width: int) -> list[str]:
     stream = io.StringIO()
     Console(file=stream, width=width, markup=False, highlight=False, emoji=False).print(table)
     return stream.getvalue().splitlines()
@@ -38,7 +38,7 @@ def table_of(rows: tuple[tuple[str, ...], ...], breaking: tuple[str, ...] = ()) 
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
 @pytest.mark.parametrize("breaking", [(), ("metric",)])
 def test_every_word_is_printed_at_every_width(width: int, breaking: tuple[str, ...]) -> None:
-    lines = shown(table_of(ROWS, breaking), width)
+    lines = printed(table_of(ROWS, breaking), width)
     assert max(map(len, lines)) <= width
     text = "\n".join(lines)
     for row in ROWS:
@@ -46,7 +46,7 @@ def test_every_word_is_printed_at_every_width(width: int, breaking: tuple[str, .
 
 
 def test_a_row_that_does_not_fit_becomes_a_sentence() -> None:
-    assert shown(table_of(ROWS[:1]), 40) == [
+    assert printed(table_of(ROWS[:1]), 40) == [
         "metric accuracy, A 0.812, B 0.833,",
         "  interval -0.001 to +0.043,",
         "  p 0.061 better",
@@ -54,7 +54,7 @@ def test_a_row_that_does_not_fit_becomes_a_sentence() -> None:
 
 
 def test_rows_that_fit_are_a_table() -> None:
-    assert [line.split() for line in shown(table_of(ROWS[:1]), 80)] == [
+    assert [line.split() for line in printed(table_of(ROWS[:1]), 80)] == [
         list(filter(None, NAMES)),
         " ".join(ROWS[0]).split(),
     ]
@@ -65,7 +65,7 @@ def test_rows_that_fit_are_a_table() -> None:
     st.integers(min_value=10, max_value=100),
 )
 def test_no_letter_is_lost(rows: list[tuple[str, ...]], width: int) -> None:
-    lines = shown(table_of(tuple(rows)), width)
+    lines = printed(table_of(tuple(rows)), width)
     assert max(map(len, lines)) <= width
     for letter in "abc":
         expected = sum(cell.count(letter) for row in rows for cell in row)
@@ -78,7 +78,7 @@ def test_no_letter_is_lost(rows: list[tuple[str, ...]], width: int) -> None:
 def test_a_cell_cannot_forge_a_row() -> None:
     table = FittingTable("name", "verdict")
     table.add_row("a\nfine  better\x1b[2K", Text("worse"))
-    assert shown(table, 80)[1:] == [r"a\nfine  better\x1b[2K  worse  "]
+    assert printed(table, 80)[1:] == [r"a\nfine  better\x1b[2K  worse  "]
 
 
 def test_only_this_module_imports_tables_of_rich() -> None:

@@ -18,7 +18,7 @@ def difference(metric: str, bounds: Bounds) -> Difference:
     return Difference(metric, 0.5, 0.5, value, low, high, None, "bootstrap", 10, 10, 0.95)
 
 
-def given(hallucination: Bounds, recall: Bounds, to_controls: Bounds = LESS) -> Verdict | None:
+def verdict_for(hallucination: Bounds, recall: Bounds, to_controls: Bounds = LESS) -> Verdict | None:
     interval = Interval("chair_s", 0.5, 0.4, 0.6, "bootstrap", 10, 10, 0.95)
     figures = {
         name: Figure(interval, difference=difference(name, bounds))
@@ -43,7 +43,7 @@ def given(hallucination: Bounds, recall: Bounds, to_controls: Bounds = LESS) -> 
 def test_the_verdict_follows_from_the_intervals(
     hallucination: Bounds, recall: Bounds, to_controls: Bounds, words: tuple[str, ...], next_step: str
 ) -> None:
-    found = given(hallucination, recall, to_controls)
+    found = verdict_for(hallucination, recall, to_controls)
     assert found is not None
     assert all(said in f";{found.text}".replace("; ", ";") for said in words)
     assert next_step in found.next_step
@@ -52,14 +52,14 @@ def test_the_verdict_follows_from_the_intervals(
 
 
 def test_bounds_at_zero_are_no_effect_and_figures_are_in_points() -> None:
-    found = given((-0.05, -0.1, 0.0), (-0.0001, -0.04, 0.04))
+    found = verdict_for((-0.05, -0.1, 0.0), (-0.0001, -0.04, 0.04))
     assert found is not None
     assert found.text == "no clear effect on hallucination: CHAIR_s -5.0 points [-10.0, +0.0] against the base"
 
 
 def test_without_an_interval_of_hallucination_the_verdict_is_none() -> None:
-    assert given(None, SAME) is None
-    assert given(LESS, None) is not None
+    assert verdict_for(None, SAME) is None
+    assert verdict_for(LESS, None) is not None
 
 
 @pytest.mark.parametrize(

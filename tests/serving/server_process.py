@@ -53,7 +53,7 @@ class Server:
             if (counted := self.counters(key))["qkedit_requests_under_way"] == 0:
                 return counted
             time.sleep(0.05)
-        raise AssertionError("a request is still under way")
+        raise AssertionError("a request is still in progress")
 
 
 @contextmanager

@@ -55,11 +55,11 @@ class RequestModel:
         return {}
 
 
-def said(tokenizer: Any, ids: list[int], stops: list[str], *, stream: bool) -> tuple[str, int]:
+def text_and_releases(tokenizer: Any, ids: list[int], stops: list[str], *, stream: bool) -> tuple[str, int]:
     """Return the text of an answer, and the number of releases of its slot."""
     done: list[None] = []
 
-    async def asked() -> str:
+    async def streamed_text() -> str:
         model: Any = RequestModel(ids)
         handler = _Handler(ModelManager(device="cpu"), STATE, model, stops, lambda: done.append(None))
         served: Any = SimpleNamespace(name="tiny", loaded=SimpleNamespace(processor=tokenizer))
@@ -74,7 +74,7 @@ def said(tokenizer: Any, ids: list[int], stops: list[str], *, stream: bool) -> t
                     text += json.loads(event[6:])["choices"][0]["delta"].get("content") or ""
         return text
 
-    return asyncio.run(asked()), len(done)
+    return asyncio.run(streamed_text()), len(done)
 
 
 STATE = GenerationState()
@@ -91,8 +91,8 @@ def test_an_answer_may_end_inside_a_character(
 ) -> None:
     ids = bytewise.encode("".join(pieces), add_special_tokens=False)
     ids = ids[: max(0, len(ids) - cut)]
-    whole, _ = said(bytewise, ids, stops, stream=False)
-    streamed, done = said(bytewise, ids, stops, stream=True)
+    whole, _ = text_and_releases(bytewise, ids, stops, stream=False)
+    streamed, done = text_and_releases(bytewise, ids, stops, stream=True)
     assert streamed == whole
     assert done == 1
     if not stops and cut == 0:
@@ -101,4 +101,4 @@ def test_an_answer_may_end_inside_a_character(
 
 def test_an_incomplete_character_is_sent_as_a_replacement(bytewise: PreTrainedTokenizerFast) -> None:
     ids = bytewise.encode("a €", add_special_tokens=False)[:-1]
-    assert said(bytewise, ids, [], stream=True)[0] == "a \ufffd"
+    assert text_and_releases(bytewise, ids, [], stream=True)[0] == "a \ufffd"

@@ -1,7 +1,7 @@
-"""Slow reference of the edits: float64 numpy, dense `D × D` products, one head at a time.
+"""A slow reference of the edits: float64 numpy, dense `D × D` products, one head at a time.
 
-Nothing here is shared with the package: every number follows from the definitions (arXiv 2606.20419 for the
-query-only suppression of dominant singular modes) by `numpy.linalg` on the dense product `M = W_qᵀ W_k`.
+It shares no code with the package: every number follows from the definitions (arXiv 2606.20419 for the query-only
+suppression of dominant singular modes) by `numpy.linalg` on the dense product `M = W_qᵀ W_k`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ Matrix = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Modes:
-    """`part = Σ values[i] · left[:, i] right[:, i]ᵀ`, values descending and non-negative, `width` columns a mode."""
+    """`part = Σ values[i] · left[:, i] right[:, i]ᵀ`, values descending and non-negative, `width` columns per mode."""
 
-    values: Matrix  # one a mode
+    values: Matrix  # one per mode
     left: Matrix  # [D, width · modes]
     right: Matrix
     width: int
@@ -48,7 +48,7 @@ def modes(product: Matrix, channel: str = "full") -> Modes:
         return Modes(np.abs(eigenvalues[order]), vectors[:, order], vectors[:, order] * signs, 1)
     left, values, right = np.linalg.svd(part)
     if channel == "antisymmetric":
-        # Singular values of an antisymmetric matrix come in equal pairs: one pair a rotation plane.
+        # Singular values of an antisymmetric matrix come in equal pairs: one pair per rotation plane.
         return Modes(values[0 : len(values) // 2 * 2 : 2], left, right.T, 2)
     return Modes(values, left, right.T, 1)
 
@@ -68,7 +68,7 @@ def least_squares_query(query: Matrix, key: Matrix, count: int, retain: float) -
 
 @dataclass(frozen=True)
 class ChannelEdit:
-    """Return a channel's suppression as far as queries can realise it."""
+    """The suppression of a channel as far as queries can realise it."""
 
     query: Matrix
     unrealized_share: float

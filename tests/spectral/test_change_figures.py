@@ -13,14 +13,14 @@ from tests.spectral.test_combination import random
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("rank", [0, 1, 3, 16])
 @pytest.mark.parametrize("columns", [48, 1024])
-def test_the_rank_of_a_stored_change_is_that_of_the_edit(dtype: torch.dtype, rank: int, columns: int) -> None:
-    """Rounding alone has full rank; heads and columns may have very different sizes."""
+def test_rounding_does_not_add_to_the_rank_of_a_change(dtype: torch.dtype, rank: int, columns: int) -> None:
+    """The error of rounding has full rank; heads and columns may have very different sizes."""
     sizes = torch.logspace(-2, 1, columns, dtype=torch.float64) * torch.tensor([1.0, 1e-2]).double()[:, None, None]
     before = (random(2, 16, columns, seed=rank) * sizes).to(dtype)
     _, _, right = torch.linalg.svd(before.double(), full_matrices=False)
     removed = before.double() @ right[:, :rank].mT @ right[:, :rank]
     after = (before.double() - removed).to(dtype)
-    # A matrix of rounding alone is no edit: the weights of rank 0 are those before.
+    # A change of rounding only is not an edit: the weights of rank 0 equal those before.
     spaces = row_spaces(after.double() - before.double(), rounding_noise(before))
     assert [space.shape[1] for space in spaces] == [rank, rank]
     for head, space in enumerate(spaces):
@@ -30,16 +30,16 @@ def test_the_rank_of_a_stored_change_is_that_of_the_edit(dtype: torch.dtype, ran
         assert float(angles.max() if rank else 0) < {2: 0.1, 4: 1e-4, 8: 1e-10}[dtype.itemsize]
 
 
-def test_rounding_alone_has_no_rank() -> None:
+def test_a_change_of_rounding_only_has_rank_zero() -> None:
     exact = random(3, 32, 512, seed=1)
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         noise = rounding_noise(exact.to(dtype))
         error = exact.to(dtype).double() - exact
         assert [space.shape[1] for space in row_spaces(error, noise)] == [0, 0, 0]
-        assert (noise < 2 * torch.linalg.matrix_norm(error, 2)).all()  # and not because the bound is far too large
+        assert (noise < 2 * torch.linalg.matrix_norm(error, 2)).all()  # the bound is not much too large
 
 
-def test_energy_is_that_of_the_dense_product() -> None:
+def test_energy_equals_that_of_the_dense_product() -> None:
     before, after, keys = (random(3, 4, 7, seed=seed) for seed in (1, 2, 3))
     before[2] = after[2] = 0
     dense = [torch.linalg.matrix_norm(query.mT @ keys).square() for query in (before, after)]

@@ -30,8 +30,8 @@ def nearest(exact: Fraction, dtype: torch.dtype) -> float:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @given(numbers=st.lists(st.floats(1e-3, 1e3) | st.floats(-1e3, -1e-3), min_size=1, max_size=8), near=st.integers(0, 3))
-def test_sixteen_bits_are_rounded_once(dtype: torch.dtype, numbers: list[float], near: int) -> None:
-    """Test numbers near ties, where two roundings differ from one."""
+def test_sums_are_rounded_once_to_sixteen_bits(dtype: torch.dtype, numbers: list[float], near: int) -> None:
+    """Use numbers near ties, where two roundings differ from one."""
     kind = torch.finfo(dtype)
     stored = torch.tensor(numbers, dtype=torch.float64).to(dtype).double()
     ties = stored * (1 + (-1) ** near * kind.eps / 2) + (near - 1) * 2.0**-40 * stored
@@ -40,10 +40,12 @@ def test_sixteen_bits_are_rounded_once(dtype: torch.dtype, numbers: list[float],
         assert rounded(wide, dtype).double().tolist() == expected
 
 
-def test_a_number_next_to_a_tie_shows_the_difference() -> None:
-    beside = torch.tensor([1 + 2.0**-8 + 2.0**-40], dtype=torch.float64)
-    assert float(beside.to(torch.bfloat16)) == 1.0  # twice: to float32, where the excess is lost, then to even
-    assert float(rounded(beside, torch.bfloat16)) == 1 + 2.0**-7
+def test_a_number_next_to_a_tie_is_rounded_once() -> None:
+    near_a_tie = torch.tensor([1 + 2.0**-8 + 2.0**-40], dtype=torch.float64)
+    assert (
+        float(near_a_tie.to(torch.bfloat16)) == 1.0
+    )  # two roundings: to float32, where the excess is lost, then to even
+    assert float(rounded(near_a_tie, torch.bfloat16)) == 1 + 2.0**-7
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -58,8 +60,8 @@ def test_the_order_of_a_sum_does_not_matter(dtype: torch.dtype, seed: int, order
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_what_one_edit_alone_changed_is_its_own_bits(dtype: torch.dtype) -> None:
-    """Keep numbers that a sum would lose: of another size, or a zero of another sign."""
+def test_rows_changed_by_one_edit_keep_its_bits(dtype: torch.dtype) -> None:
+    """Cover numbers that a sum would lose: of another size, or a zero of another sign."""
     base = random(6, 4, seed=0).to(dtype)
     base[0, 0], base[5, 0] = 60000, 0.0
     one, other = base.clone(), base.clone()
@@ -72,7 +74,7 @@ def test_what_one_edit_alone_changed_is_its_own_bits(dtype: torch.dtype) -> None
         assert found.view(torch.uint8).equal(expected.view(torch.uint8))
 
 
-def test_large_tensors_go_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_tensors_are_combined_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     base, one, other = (random(7, 3, seed=seed).float() for seed in range(3))
     whole = combined(base, [one, other]), scaled(base, one, 0.5)
     monkeypatch.setattr("qkedit.spectral.changes.combination._NUMBERS_AT_ONCE", 6)
@@ -81,11 +83,11 @@ def test_large_tensors_go_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_strengths(dtype: torch.dtype) -> None:
+def test_a_strength_scales_the_change(dtype: torch.dtype) -> None:
     base = random(3, 4, seed=3).to(dtype)
     edited = base.clone()
     edited[1:] = random(2, 4, seed=4).to(dtype)
-    edited[1, 0] = base[1, 0] * 1e-4  # whose change loses the digits of the edit
+    edited[1, 0] = base[1, 0] * 1e-4  # its change loses digits of the edit
     assert torch.equal(scaled(base, edited, 1), edited)
     assert torch.equal(scaled(base, edited, 0), base)
     for strength in (0.3, 1.7, 2):
@@ -106,7 +108,7 @@ def projectors(seed: int, shares: tuple[float, float]) -> tuple[Tensor, Tensor, 
 
 @given(seed=st.integers(0, 2**16), shares=st.tuples(st.floats(0.1, 1), st.floats(0.1, 1)))
 def test_the_interaction_is_sum_minus_composition(seed: int, shares: tuple[float, float]) -> None:
-    """The oracle multiplies dense D × D maps, which the package never forms."""
+    """Multiply dense D × D maps, which the package never forms."""
     query, first, second = projectors(seed, shares)
     eye = torch.eye(9, dtype=torch.float64)
     one, other = query @ (eye - first), query @ (eye - second)
@@ -130,7 +132,7 @@ def test_edits_of_orthogonal_modes_compose_to_their_sum() -> None:
     assert float(found.order) < 1e-12
 
 
-def test_an_edit_stacked_on_itself_is_removed_twice() -> None:
+def test_an_edit_stacked_on_itself_overlaps_completely() -> None:
     query, first, _ = projectors(6, (1.0, 1.0))
     once = query - query @ first
     found = interaction(query, once, once)
@@ -138,7 +140,7 @@ def test_an_edit_stacked_on_itself_is_removed_twice() -> None:
     assert found.order.numpy() == pytest.approx(np.zeros(2), abs=1e-12)
 
 
-def test_edits_that_do_nothing_or_cancel_out() -> None:
+def test_empty_and_cancelling_edits_have_defined_interactions() -> None:
     query, first, _ = projectors(7, (1.0, 1.0))
     nothing = interaction(query, query, query)
     assert nothing.overlap.tolist() == nothing.order.tolist() == [0, 0]

@@ -1,4 +1,4 @@
-"""Test random-mode controls: what they match, the modes they are drawn from, and reproducibility."""
+"""Test random-mode controls: their matched quantity, the modes they are drawn from, and reproducibility."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def product_change(product: QKProduct, edited: torch.Tensor, head: int) -> np.nd
 
 @pytest.mark.parametrize("kind", SOUND_KINDS)
 @pytest.mark.parametrize("retain", [0.0, 0.5])
-def test_index_control_suppresses_whole_modes_of_the_rest(kind: str, retain: float) -> None:
+def test_index_control_suppresses_other_modes(kind: str, retain: float) -> None:
     product, query, key = as_product(*layer(40, size=8, query_kinds=(kind,)))
     edit = suppress(product, Suppression(k=3, control="index", retain=retain, seed=5))
     edited = edit.update.apply(product, torch.float64)[0].numpy()
@@ -71,7 +71,7 @@ def test_index_control_of_a_channel_suppresses_other_modes_of_the_channel(channe
         (("random", "random"), Suppression(k=3, control="index", channel="antisymmetric"), 0, 3, 1),  # 4 planes
     ],
 )
-def test_an_index_control_that_cannot_match_is_none(
+def test_an_index_control_that_cannot_match_is_refused(
     kinds: tuple[str, ...], suppression: Suppression, head: int, taken: int, left: int
 ) -> None:
     product, *_ = as_product(*layer(41, size=4, heads=2, query_kinds=kinds))
@@ -80,7 +80,7 @@ def test_an_index_control_that_cannot_match_is_none(
     assert (caught.value.head, caught.value.taken, caught.value.left) == (head, taken, left)
 
 
-def test_a_head_without_modes_has_a_control_that_changes_nothing() -> None:
+def test_the_control_of_a_head_without_modes_changes_nothing() -> None:
     product, *_ = as_product(*layer(41, size=4, query_kinds=("random", "zero", "zero", "random")))
     edit = suppress(product, Suppression(k=2, control="index"))
     assert edit.counts.tolist() == [2, 0, 0, 2]
@@ -96,7 +96,7 @@ def test_index_control_draws_every_other_mode_equally_often() -> None:
         for value in drawn:
             tally[np.argmin(np.abs(values - value))] += 1
     assert np.all(tally[:2] == 0)
-    # Each of the other four is expected 200 times, with a standard deviation of 10.
+    # Each of the other four modes is expected 200 times, with a standard deviation of 10.
     assert np.all(np.abs(tally[2:] - 200) < 50)
 
 
@@ -117,7 +117,7 @@ def test_norm_control_changes_the_product_as_much_as_the_edit(retain: float) -> 
         np.testing.assert_allclose(edit.energy_removed[head].item(), removed, atol=1e-8)
 
 
-def test_norm_control_uses_an_orthonormal_frame_inside_the_queries_row_space() -> None:
+def test_norm_control_uses_an_orthonormal_frame_in_the_row_space_of_queries() -> None:
     product, query, _ = as_product(
         *layer(44, heads=4, size=8, query_kinds=("random", "spiked", "deficient", "random"))
     )
@@ -134,7 +134,7 @@ def test_norm_control_uses_an_orthonormal_frame_inside_the_queries_row_space() -
 
 
 @pytest.mark.parametrize("control", ["index", "norm"])
-def test_draws_belong_to_seed_layer_and_head_alone(control: Control) -> None:
+def test_draws_depend_on_seed_layer_and_head_only(control: Control) -> None:
     query, key = layer(45, heads=6, key_heads=3, size=8)
     whole = QKProduct(torch.from_numpy(query), torch.from_numpy(key))
 

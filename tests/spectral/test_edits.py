@@ -16,7 +16,7 @@ from tests.pretended_devices import PretendedDevices
 from tests.spectral import oracle
 from tests.spectral.weights import KINDS, SOUND_KINDS, as_product, layer, layers, on_mps
 
-# Below this ratio of the values on both sides of the cut the modes themselves are arbitrary.
+# Below this ratio of the values on both sides of the cut, the modes are arbitrary.
 SMALLEST_GAP = 1.001
 CHANNELS: tuple[Channel, ...] = ("symmetric", "antisymmetric")
 
@@ -34,7 +34,7 @@ def assert_head_close(found: np.ndarray, expected: np.ndarray, before: np.ndarra
 
 @settings(max_examples=80, deadline=None)
 @given(weights=layers(), k=st.integers(1, 5), retain=st.sampled_from([0.0, 0.3, 0.95]))
-def test_full_edit_is_the_projector_form(weights: tuple[np.ndarray, np.ndarray], k: int, retain: float) -> None:
+def test_a_full_edit_equals_the_projector_form(weights: tuple[np.ndarray, np.ndarray], k: int, retain: float) -> None:
     product, query, key = as_product(*weights)
     edit = suppress(product, Suppression(k=k, retain=retain))
     edited = edit.update.apply(product, torch.float64)[0].numpy()
@@ -45,7 +45,7 @@ def test_full_edit_is_the_projector_form(weights: tuple[np.ndarray, np.ndarray],
         if not is_well_cut(edit, head):
             continue
         values = oracle.modes(query[head].T @ keys).values
-        # The dense decomposition itself knows a subspace only to eps · σ₁ / (distance at the cut).
+        # The dense decomposition has a subspace only to eps · σ₁ / (distance at the cut).
         distance = (values[count - 1] - values[count]) / values[0] if count else 1.0
         expected = oracle.projected_query(query[head], keys, count, retain)
         assert_head_close(edited[head], expected, query[head], 1e-10 + 1e-14 / distance)
@@ -53,7 +53,9 @@ def test_full_edit_is_the_projector_form(weights: tuple[np.ndarray, np.ndarray],
 
 @settings(max_examples=40, deadline=None)
 @given(weights=layers(("random", "spiked", "condition 1e3")), k=st.integers(1, 4))
-def test_full_edit_is_the_least_squares_form_for_sound_keys(weights: tuple[np.ndarray, np.ndarray], k: int) -> None:
+def test_a_full_edit_equals_the_least_squares_form_for_regular_keys(
+    weights: tuple[np.ndarray, np.ndarray], k: int
+) -> None:
     product, query, key = as_product(*weights)
     edit = suppress(product, Suppression(k=k, retain=0.25))
     edited = edit.update.apply(product, torch.float64)[0].numpy()
@@ -68,7 +70,7 @@ def test_full_edit_is_the_least_squares_form_for_sound_keys(weights: tuple[np.nd
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("compute", [torch.float32, torch.float64])
-def test_full_edit_in_narrow_storage(dtype: torch.dtype, compute: torch.dtype) -> None:
+def test_a_full_edit_in_narrow_storage_is_within_one_rounding(dtype: torch.dtype, compute: torch.dtype) -> None:
     weights = layer(20, heads=8, key_heads=4, query_kinds=SOUND_KINDS, key_kinds=KINDS)
     product, query, key = as_product(*weights, dtype=dtype)
     edit = suppress(product, Suppression(k=2))
@@ -83,8 +85,8 @@ def test_full_edit_in_narrow_storage(dtype: torch.dtype, compute: torch.dtype) -
         np.testing.assert_allclose(moved[head].item(), realised, rtol=1e-5)
 
 
-def test_a_change_below_the_storage_grid_is_reported_as_none() -> None:
-    """Compare the intended change with the one that bfloat16 can store."""
+def test_a_change_below_the_resolution_of_storage_is_zero() -> None:
+    """The intended change is smaller than bfloat16 can store."""
     product, *_ = as_product(*layer(21), dtype=torch.bfloat16)
     edit = suppress(product, Suppression(k=1, retain=0.999999))
     edited, moved = edit.update.apply(product)
@@ -97,7 +99,7 @@ def test_a_change_below_the_storage_grid_is_reported_as_none() -> None:
 @pytest.mark.parametrize("key_kind", SOUND_KINDS)
 @pytest.mark.parametrize("query_kind", SOUND_KINDS)
 def test_suppressing_every_mode_scales_the_queries(query_kind: str, key_kind: str, dtype: torch.dtype) -> None:
-    """All modes together span the queries' whole row space, however small the last one is."""
+    """All modes together span the row space of the queries, however small the last mode is."""
     weights = layer(22, query_kinds=(query_kind,), key_kinds=(key_kind,), size=8)
     product, query, _ = as_product(*weights, dtype=dtype)
     edit = suppress(product, Suppression(k=8, retain=0.5))
@@ -107,7 +109,7 @@ def test_suppressing_every_mode_scales_the_queries(query_kind: str, key_kind: st
         assert_head_close(edited[head], query[head] / 2, query[head], 1e-11 if dtype == torch.float64 else 1e-6)
 
 
-def test_float64_storage_is_never_computed_in_less() -> None:
+def test_float64_weights_are_edited_in_float64() -> None:
     product, *_ = as_product(*layer(31))
     update = suppress(product, Suppression(k=1)).update
     assert torch.equal(update.apply(product, torch.float32)[0], update.apply(product, torch.float64)[0])
@@ -120,7 +122,7 @@ def test_float64_storage_is_never_computed_in_less() -> None:
     k=st.integers(1, 4),
     retain=st.sampled_from([0.0, 0.4]),
 )
-def test_channel_edit_is_the_increment_form(
+def test_a_channel_edit_equals_the_increment_form(
     channel: Channel, weights: tuple[np.ndarray, np.ndarray], k: int, retain: float
 ) -> None:
     product, query, key = as_product(*weights)
@@ -143,7 +145,7 @@ def test_channel_edit_is_the_increment_form(
 
 
 @pytest.mark.parametrize("channel", CHANNELS)
-def test_channel_edit_with_keys_of_condition_1e6(channel: Channel) -> None:
+def test_a_channel_edit_is_accurate_for_keys_of_condition_1e6(channel: Channel) -> None:
     product, query, key = as_product(
         *layer(23, key_kinds=("condition 1e6", "random"), query_kinds=("random", "spiked"))
     )
@@ -155,7 +157,7 @@ def test_channel_edit_with_keys_of_condition_1e6(channel: Channel) -> None:
 
 
 @pytest.mark.parametrize("channel", ["full", *CHANNELS])
-def test_a_device_without_float64_edits_within_its_precision(channel: Channel) -> None:
+def test_a_device_without_float64_is_accurate_within_its_precision(channel: Channel) -> None:
     weights = layer(24, heads=6, key_heads=3, query_kinds=KINDS, key_kinds=("random", "spiked", "condition 1e3"))
     product, query, key = as_product(*weights, dtype=torch.float32)
     with PretendedDevices():
@@ -175,7 +177,7 @@ def test_a_device_without_float64_edits_within_its_precision(channel: Channel) -
 
 @settings(max_examples=40, deadline=None)
 @given(weights=layers(), share=st.floats(0.05, 1.0), retain=st.sampled_from([0.0, 0.5]))
-def test_energy_decides_how_many_and_tells_what_is_removed(
+def test_energy_determines_the_number_of_modes_and_the_removed_share(
     weights: tuple[np.ndarray, np.ndarray], share: float, retain: float
 ) -> None:
     product, query, key = as_product(*weights)
@@ -202,7 +204,7 @@ def test_energy_decides_how_many_and_tells_what_is_removed(
 
 @pytest.mark.parametrize("retain", [0.0, 0.6])
 @pytest.mark.parametrize("channel", CHANNELS)
-def test_energy_of_a_channel_counts_its_own_modes(channel: Channel, retain: float) -> None:
+def test_energy_of_a_channel_counts_modes_of_the_channel(channel: Channel, retain: float) -> None:
     product, query, key = as_product(*layer(25, query_kinds=("random", "spiked")))
     edit = suppress(product, Suppression(energy=0.6, channel=channel, retain=retain))
     for head in range(len(query)):
@@ -230,7 +232,7 @@ def test_an_update_is_a_low_rank_adapter(channel: Channel) -> None:
         assert np.linalg.matrix_rank(change[head], tol=1e-10) == width
 
 
-def test_directions_of_a_full_edit_are_the_left_singular_vectors() -> None:
+def test_directions_of_a_full_edit_equal_the_left_singular_vectors() -> None:
     product, query, key = as_product(*layer(27, query_kinds=SOUND_KINDS))
     edit = suppress(product, Suppression(k=3))
     directions = edit.update.directions(product).numpy()
@@ -242,7 +244,9 @@ def test_directions_of_a_full_edit_are_the_left_singular_vectors() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(weights=layers(), seed=st.integers(0, 999), channel=st.sampled_from(["full", *CHANNELS]))
-def test_key_bias_effect(weights: tuple[np.ndarray, np.ndarray], seed: int, channel: Channel) -> None:
+def test_the_effect_of_a_key_bias_equals_its_definition(
+    weights: tuple[np.ndarray, np.ndarray], seed: int, channel: Channel
+) -> None:
     product, query, key = as_product(*weights)
     bias = np.random.default_rng(seed).standard_normal(key.shape[:2])
     edit = suppress(product, Suppression(k=2, channel=channel))
@@ -254,7 +258,7 @@ def test_key_bias_effect(weights: tuple[np.ndarray, np.ndarray], seed: int, chan
         np.testing.assert_allclose(found[head].item(), expected, rtol=1e-6, atol=1e-9 * scale)
 
 
-def test_a_subset_of_heads_is_edited_as_in_the_whole_layer() -> None:
+def test_a_subset_of_heads_is_edited_as_in_the_full_layer() -> None:
     query, key = layer(28, heads=6, key_heads=3, query_kinds=SOUND_KINDS)
     whole = QKProduct(torch.from_numpy(query), torch.from_numpy(key))
     chosen = [4, 1, 5]
@@ -266,7 +270,7 @@ def test_a_subset_of_heads_is_edited_as_in_the_whole_layer() -> None:
         torch.testing.assert_close(of_part, edited, rtol=0, atol=1e-10)
 
 
-def test_zero_heads_stay_and_do_not_disturb_others() -> None:
+def test_zero_heads_are_unchanged_and_do_not_affect_others() -> None:
     kinds = ("zero", "random", "zero", "random")
     product, *_ = as_product(*layer(29, query_kinds=kinds, key_kinds=("random", "zero")))
     for channel in ("full", *CHANNELS):

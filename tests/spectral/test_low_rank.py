@@ -23,7 +23,7 @@ EDITS: tuple[tuple[Channel, Control], ...] = (
 
 
 def changes_of(product: QKProduct, suppression: Suppression) -> tuple[list[LowRankChange], np.ndarray, list[int]]:
-    """Return the heads' factors, the dense changes as stored, and the number of suppressed modes."""
+    """Return the factors of each head, the stored dense changes, and the number of suppressed modes."""
     edit = suppress(product, suppression)
     dense = (edit.update.apply(product, torch.float64)[0] - product.query).numpy()
     return head_changes(edit.update.left, edit.update.directions(product)), dense, edit.counts.tolist()
@@ -31,7 +31,7 @@ def changes_of(product: QKProduct, suppression: Suppression) -> tuple[list[LowRa
 
 @settings(max_examples=30, deadline=None)
 @given(weights=layers(), k=st.integers(1, 5), kind=st.sampled_from(EDITS), energy=st.sampled_from([None, 0.5]))
-def test_the_factors_are_the_edit(
+def test_the_factors_equal_the_edit(
     weights: tuple[np.ndarray, np.ndarray], k: int, kind: tuple[Channel, Control], energy: float | None
 ) -> None:
     product, query, _ = as_product(*weights)
@@ -40,7 +40,7 @@ def test_the_factors_are_the_edit(
     planes = 2 if channel == "antisymmetric" else 1
     for head, change in enumerate(changes):
         assert change.rank == min(planes * counts[head], query.shape[1])
-        # What is subtracted here was added to the query weights before, and rounded with them.
+        # The subtracted weights were rounded together with the change.
         scale = max(np.linalg.norm(query[head]), np.linalg.norm(dense[head]))
         np.testing.assert_allclose(change.dense().numpy(), dense[head], rtol=0, atol=1e-9 * scale + 1e-300)
         sides = [torch.linalg.matrix_norm(side).item() for side in (change.left, change.right)]
@@ -48,7 +48,7 @@ def test_the_factors_are_the_edit(
 
 
 @pytest.mark.parametrize("scale", [1e-22, 1e18])
-def test_heads_of_extreme_size_keep_both_factors_in_range(scale: float) -> None:
+def test_factors_of_heads_of_extreme_size_are_in_range(scale: float) -> None:
     query, key = layer(3)
     product, *_ = as_product(query * scale, key * scale)
     changes, dense, _ = changes_of(product, Suppression(2))
@@ -60,7 +60,7 @@ def test_heads_of_extreme_size_keep_both_factors_in_range(scale: float) -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(weights=layers(SOUND_KINDS), k=st.integers(1, 3), gap=st.integers(0, 3), order=st.permutations(range(9)))
-def test_heads_stand_in_their_own_rows(
+def test_factors_of_heads_have_their_own_rows(
     weights: tuple[np.ndarray, np.ndarray], k: int, gap: int, order: list[int]
 ) -> None:
     product, query, _ = as_product(*weights)
@@ -74,7 +74,7 @@ def test_heads_stand_in_their_own_rows(
         expected[place : place + size] = head
     np.testing.assert_allclose(change.dense().numpy(), expected, rtol=0, atol=1e-9 * np.linalg.norm(query))
     assert change.rank == sum(part.rank for part in changes)
-    # Each column of B has numbers in the rows of one head alone.
+    # Each column of B is nonzero only in the rows of one head.
     for column in change.left.mT:
         touched = column.nonzero().flatten()
         assert any(set(touched.tolist()) <= set(range(place, place + size)) for place in places)
@@ -98,7 +98,7 @@ def test_truncation_is_the_best_approximation(weights: tuple[np.ndarray, np.ndar
 
 @settings(max_examples=15, deadline=None)
 @given(weights=layers(SOUND_KINDS), k=st.integers(1, 4))
-def test_a_dense_change_gives_its_factors_back(weights: tuple[np.ndarray, np.ndarray], k: int) -> None:
+def test_factors_are_recovered_from_the_dense_change(weights: tuple[np.ndarray, np.ndarray], k: int) -> None:
     product, query, _ = as_product(*weights)
     changes, dense, counts = changes_of(product, Suppression(k))
     for head, change in enumerate(changes):
@@ -108,7 +108,7 @@ def test_a_dense_change_gives_its_factors_back(weights: tuple[np.ndarray, np.nda
         np.testing.assert_allclose(found.dense().numpy(), change.dense().numpy(), rtol=0, atol=scale)
 
 
-def test_nothing_changes_without_modes() -> None:
+def test_a_head_without_modes_has_factors_of_rank_zero() -> None:
     (change,) = head_changes(torch.zeros(1, 4, 2), torch.ones(1, 2, 8))
     assert change.rank == 0
     assert change.truncated(1)[1] == 0

@@ -32,7 +32,7 @@ def assert_values_match(product: QKProduct, query: np.ndarray, key: np.ndarray, 
         dense = query[head].T @ keys
         expected = oracle.modes(dense, channel).values
         count = min(values.shape[1], len(expected))
-        # An orthogonal pair of heads may have a product of nothing but rounding: the weights set the scale then.
+        # The product of orthogonal heads may consist of rounding only: then the weights determine the scale.
         scale = max(expected[0], 1e-3 * np.linalg.norm(query[head], 2) * np.linalg.norm(keys, 2))
         np.testing.assert_allclose(values[head, :count], expected[:count], rtol=0, atol=share * scale)
         assert np.all(np.abs(values[head, count:]) <= share * scale)
@@ -49,28 +49,28 @@ def test_values_match_a_dense_decomposition(channel: str, weights: tuple[np.ndar
 
 @pytest.mark.parametrize("channel", CHANNELS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_values_of_narrow_weights_are_those_of_the_numbers_stored(channel: str, dtype: torch.dtype) -> None:
+def test_values_of_narrow_weights_equal_those_of_the_stored_numbers(channel: str, dtype: torch.dtype) -> None:
     weights = layer(1, query_kinds=("random", "spiked", "zero", "deficient"), key_kinds=("condition 1e3", "random"))
     product, query, key = as_product(*weights, dtype=dtype)
     assert_values_match(product, query, key, channel, 1e-10)
 
 
 @pytest.mark.parametrize("channel", CHANNELS)
-def test_a_device_without_float64_keeps_five_digits(channel: str) -> None:
+def test_a_device_without_float64_has_five_digits(channel: str) -> None:
     weights = layer(2, heads=6, key_heads=3, query_kinds=KINDS, key_kinds=("random", "condition 1e6", "deficient"))
     product, query, key = as_product(*weights, dtype=torch.float32)
     with PretendedDevices():
         assert_values_match(on_mps(product), query, key, channel, 1e-5)
 
 
-def test_ill_conditioned_products_show_their_small_values_truly() -> None:
+def test_small_values_of_ill_conditioned_products_are_accurate() -> None:
     """Squaring a condition number of 1e6 would lose values a trillion times smaller than the first."""
     random = np.random.default_rng(3)
     size, hidden = 8, 48
     rotation = np.linalg.qr(random.standard_normal((size, size)))[0]
     values = np.logspace(0, -6, size)
     right = np.linalg.qr(random.standard_normal((hidden, size)))[0].T
-    # W_q = R diag(s) Q₁ᵀ and W_k = R diag(s) Q₂ᵀ share R, so the product's values are s² without any cancellation.
+    # W_q = R diag(s) Q₁ᵀ and W_k = R diag(s) Q₂ᵀ share R, so the product's values are s² without cancellation.
     query = rotation @ (values[:, None] * right)
     key = rotation @ (values[:, None] * np.roll(right, 1, axis=1))
     product, *_ = as_product(query[None], key[None])
@@ -91,7 +91,7 @@ def test_factors_reproduce_the_gram_matrix_and_are_unique(weights: tuple[np.ndar
 
 @pytest.mark.parametrize("channel", CHANNELS)
 @pytest.mark.parametrize("hidden", [3, 6, 9])
-def test_heads_wider_than_the_residual_stream(channel: str, hidden: int) -> None:
+def test_heads_may_be_wider_than_the_residual_stream(channel: str, hidden: int) -> None:
     """Miniature models have hidden sizes below d_h or 2 d_h."""
     product, query, key = as_product(*layer(4, size=6, hidden=hidden))
     assert_values_match(product, query, key, channel, 1e-10)
@@ -103,7 +103,7 @@ def test_ranks_match_the_construction(weights: tuple[np.ndarray, np.ndarray]) ->
     product, query, key = as_product(*weights)
     for head, count in enumerate(product.modes.ranks.tolist()):
         keys = key[product.key_head[head]]
-        # Generic factors: the product's rank is the smaller one's, or all that two half-rank heads can share.
+        # For generic factors, the rank of the product is the smaller of their ranks.
         factor_ranks = [
             np.linalg.matrix_rank(factor, tol=1e-9 * (np.linalg.norm(factor) or 1)) for factor in (query[head], keys)
         ]
@@ -111,8 +111,8 @@ def test_ranks_match_the_construction(weights: tuple[np.ndarray, np.ndarray]) ->
 
 
 @pytest.mark.parametrize("channel", CHANNELS)
-def test_heads_whose_product_cancels_have_no_modes(channel: str) -> None:
-    """With queries and keys in complementary parts of the head's space, the product is only rounding."""
+def test_heads_with_a_vanishing_product_have_no_modes(channel: str) -> None:
+    """With queries and keys in complementary subspaces of the head, the product consists of rounding only."""
     random = np.random.default_rng(5)
     rotation = np.linalg.qr(random.standard_normal((6, 6)))[0]
     query = rotation[:, :3] @ random.standard_normal((3, 24))
@@ -143,7 +143,7 @@ def test_vectors_are_orthonormal(channel: str) -> None:
     values=st.lists(st.floats(0, 100), min_size=1, max_size=8).map(lambda drawn: sorted(drawn, reverse=True)),
     share=st.floats(0.01, 1.0),
 )
-def test_numbers_about_a_spectrum(values: list[float], share: float) -> None:
+def test_rank_entropy_and_gap_equal_their_definitions(values: list[float], share: float) -> None:
     tensor = torch.tensor([values], dtype=torch.float64)
     array = np.array(values)
     if array[0] < 1e-3:
@@ -157,13 +157,13 @@ def test_numbers_about_a_spectrum(values: list[float], share: float) -> None:
         np.testing.assert_allclose(found, oracle.gap(array, count, ranks), equal_nan=True)
 
 
-def test_numbers_about_a_zero_spectrum() -> None:
+def test_a_zero_spectrum_has_defined_numbers() -> None:
     nothing = torch.zeros(1, 4, dtype=torch.float64)
     assert energy(nothing).tolist() == [[0.0] * 4]
     assert effective_rank(nothing).tolist() == [0.0]
 
 
-def test_an_explicit_key_head_reads_that_head() -> None:
+def test_an_explicit_key_head_is_used() -> None:
     query, key = layer(8, heads=4, key_heads=4)
     order = [3, 0, 0, 2]
     product = QKProduct(torch.from_numpy(query), torch.from_numpy(key), torch.tensor(order))
@@ -173,7 +173,7 @@ def test_an_explicit_key_head_reads_that_head() -> None:
         np.testing.assert_allclose(product.dense(head), query[head].T @ key[key_head], atol=1e-14)
 
 
-def test_grouped_order_is_consecutive() -> None:
+def test_query_heads_of_a_group_are_consecutive() -> None:
     product, *_ = as_product(*layer(9, heads=6, key_heads=2))
     assert product.key_head.tolist() == [0, 0, 0, 1, 1, 1]
 
@@ -182,7 +182,7 @@ def test_grouped_order_is_consecutive() -> None:
     ("query", "key"),
     [((4, 6, 24), (3, 6, 24)), ((4, 6, 24), (2, 5, 24)), ((4, 6, 24), (2, 6, 23)), ((6, 24), (6, 24))],
 )
-def test_shapes_that_do_not_agree_are_refused(query: tuple[int, ...], key: tuple[int, ...]) -> None:
+def test_inconsistent_shapes_are_refused(query: tuple[int, ...], key: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"must agree|cannot share"):
         QKProduct(torch.zeros(query), torch.zeros(key))
 
@@ -190,7 +190,7 @@ def test_shapes_that_do_not_agree_are_refused(query: tuple[int, ...], key: tuple
 @pytest.mark.parametrize("channel", CHANNELS)
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize(("projection", "head"), [("query", 2), ("key", 1)])
-def test_a_weight_that_is_not_a_number_is_named(channel: str, number: float, projection: str, head: int) -> None:
+def test_a_nan_weight_is_refused_by_name(channel: str, number: float, projection: str, head: int) -> None:
     query, key = layer(10)
     (query if projection == "query" else key)[head, 1, 5] = number
     product, *_ = as_product(query, key)

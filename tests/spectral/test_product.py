@@ -19,13 +19,13 @@ def product() -> QKProduct:
     )
 
 
-def test_its_factors_are_those_of_the_dense_product(product: QKProduct) -> None:
+def test_factors_equal_those_of_the_dense_product(product: QKProduct) -> None:
     for head in range(len(product)):
         dense = product.dense(head).numpy()
         left, values, right = np.linalg.svd(dense)
         np.testing.assert_allclose(product.S[head], values[:8], rtol=1e-9)
         for mode in range(3):
-            # A pair of vectors has one sign in common.
+            # A pair of singular vectors is defined up to a common sign.
             sign = np.sign(left[:, mode] @ product.U()[head, :, mode].numpy())
             np.testing.assert_allclose(sign * product.U(3)[head, :, mode], left[:, mode], atol=1e-7)
             np.testing.assert_allclose(sign * product.Vh(3)[head, mode], right[mode], atol=1e-7)
@@ -34,7 +34,7 @@ def test_its_factors_are_those_of_the_dense_product(product: QKProduct) -> None:
         assert float(product.norm()[head]) == pytest.approx(np.linalg.norm(dense))
 
 
-def test_heads_are_taken_out_as_from_a_list(product: QKProduct) -> None:
+def test_heads_are_indexed_like_a_list(product: QKProduct) -> None:
     assert torch.equal(product[4].S, product.S[4:5])
     assert torch.equal(product[-1].S, product.S[5:])
     assert torch.equal(product[1:4:2].S, product.S[1:4:2])
@@ -44,7 +44,7 @@ def test_heads_are_taken_out_as_from_a_list(product: QKProduct) -> None:
         product[6]
 
 
-def test_it_describes_itself_without_its_weights(product: QKProduct) -> None:
+def test_the_repr_has_shapes_without_weights(product: QKProduct) -> None:
     assert repr(product) == "QKProduct(heads=6, key_heads=2, head_size=8, width=40, torch.float32, cpu)"
 
 
@@ -60,7 +60,7 @@ def test_modes_beyond_the_rank_have_no_direction() -> None:
 
 
 @pytest.mark.parametrize("family", ["qwen2-vl", "qwen3.5", "phi4-multimodal"])
-def test_the_product_of_a_loaded_model_is_its_weights_product(family: str) -> None:
+def test_the_product_of_a_loaded_model_equals_that_of_its_weights(family: str) -> None:
     model = tiny_models.model(family, "float32")
     layer = 3 if family == "qwen3.5" else 1
     product = qkedit.product_of(model, layer, heads="1-2")

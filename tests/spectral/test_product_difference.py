@@ -29,8 +29,8 @@ def without_modes(query: Tensor, keys: Tensor, count: int) -> Tensor:
 
 
 @pytest.mark.parametrize("keys_change", [False, True])
-def test_norm_and_rank_are_those_of_the_dense_difference(keys_change: bool) -> None:
-    """In exact arithmetic: the rank is that of the dense matrix, and the norm the root of its singular values."""
+def test_norm_and_rank_equal_those_of_the_dense_difference(keys_change: bool) -> None:
+    """The rank equals that of the dense matrix, and the norm follows from its singular values."""
     query, keys = random(HEADS, SIZE, WIDTH, seed=1), random(HEADS, SIZE, WIDTH, seed=2)
     changed_query = query.clone()
     changed_query[0] += random(SIZE, 1, seed=3) @ random(1, WIDTH, seed=4)
@@ -58,14 +58,14 @@ def test_rounding_adds_no_rank(dtype: torch.dtype, keys_change: bool) -> None:
     assert found.ranks == [2, 2, 2]
 
 
-def test_keys_of_less_than_full_rank_hide_changes() -> None:
+def test_keys_of_reduced_rank_hide_changes() -> None:
     query, keys = random(HEADS, SIZE, WIDTH, seed=1), random(HEADS, SIZE, WIDTH, seed=2)
     keys[:, 2:] = 0
     one, other = weights_of(query, keys, exact=True), weights_of(query + random(HEADS, SIZE, WIDTH, seed=3), keys)
     assert product_difference(one, other).ranks == [2, 2, 2]
 
 
-def test_what_has_no_figures() -> None:
+def test_invalid_weights_have_no_figures() -> None:
     query, keys = random(HEADS, SIZE, WIDTH, seed=1), random(HEADS, SIZE, WIDTH, seed=2)
     broken = query.clone()
     broken[0, 0, 0], broken[1] = torch.nan, 1e200

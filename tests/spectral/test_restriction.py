@@ -23,7 +23,7 @@ def protected_directions(query: Matrix, seen: Matrix, directions: int) -> Matrix
 
 
 def written_out(query: Matrix, key: Matrix, basis: Matrix, count: int, retain: float) -> tuple[Matrix, Matrix]:
-    """`W_q (I − (1−ρ) U_k U_kᵀ)` with U from the dense restricted product, and the energy removed of the whole."""
+    """Return `W_q (I − (1−ρ) U_k U_kᵀ)` with U from the dense restricted product, and the share of energy removed."""
     width = query.shape[1]
     rest = (np.eye(width) - basis @ basis.T) @ query.T @ key
     left = modes(rest).left[:, :count]
@@ -40,7 +40,7 @@ def written_out(query: Matrix, key: Matrix, basis: Matrix, count: int, retain: f
     retain=st.sampled_from((0.0, 0.4)),
 )
 @settings(max_examples=40)
-def test_the_edit_is_that_of_the_dense_restricted_product(
+def test_the_edit_equals_that_of_the_dense_restricted_product(
     seed: int, kind: str, directions: int, count: int, retain: float
 ) -> None:
     product, query, key = as_product(*layer(seed, query_kinds=(kind,), key_kinds=("random", "spiked")))
@@ -49,7 +49,7 @@ def test_the_edit_is_that_of_the_dense_restricted_product(
     edit = restricted(product, moments, directions).suppress(Suppression(count, retain=retain))
     edited = edit.update.apply(product, torch.float64)[0].numpy()
     for head, rows in enumerate(query):
-        if edit.gap[head] < 1.001:  # which modes are dominant is arbitrary there
+        if edit.gap[head] < 1.001:  # the dominant modes are arbitrary there
             continue
         basis = protected_directions(rows, seen[head], directions)
         dense, removed = written_out(rows, key[head // GROUP], basis, count, retain)
@@ -60,7 +60,7 @@ def test_the_edit_is_that_of_the_dense_restricted_product(
 
 
 @pytest.mark.parametrize("control", ["index", "norm"])
-def test_controls_leave_the_protected_directions_alone_too(control: str) -> None:
+def test_controls_do_not_change_protected_directions(control: str) -> None:
     product, query, _ = as_product(*layer(3))
     seen = np.random.default_rng(4).standard_normal((len(query), query.shape[1], 9))
     moments = torch.from_numpy(seen @ seen.transpose(0, 2, 1))
@@ -73,7 +73,7 @@ def test_controls_leave_the_protected_directions_alone_too(control: str) -> None
     for head, rows in enumerate(query):
         basis = protected_directions(rows, seen[head], 2)
         assert np.linalg.norm((edited[head].numpy() - rows) @ basis) < 1e-9
-    if control == "norm":  # the same change of the product as the edit that it controls
+    if control == "norm":  # the same change of the product as by the edit
         changes = [
             (update.apply(product, torch.float64)[0] - product.query).mT @ product.key[product.key_head]
             for update in (edit.update, plain.update)
@@ -82,7 +82,7 @@ def test_controls_leave_the_protected_directions_alone_too(control: str) -> None
         assert torch.allclose(sizes[0], sizes[1], rtol=1e-8)
 
 
-def test_a_head_without_anything_to_protect_is_edited_as_ever() -> None:
+def test_a_head_without_protected_directions_is_edited_as_usual() -> None:
     product, query, key = as_product(*layer(1, query_kinds=("random", "zero")))
     nothing = torch.zeros(len(query), query.shape[1], query.shape[1])
     edit = restricted(product, nothing, 2).suppress(Suppression(2))
@@ -93,7 +93,7 @@ def test_a_head_without_anything_to_protect_is_edited_as_ever() -> None:
     assert not edited[1].any()
 
 
-def test_all_logits_protected_leaves_only_the_rest_to_edit() -> None:
+def test_with_all_logits_protected_no_energy_remains_to_edit() -> None:
     product, query, _ = as_product(*layer(2))
     size = query.shape[1]
     moments = torch.eye(size, dtype=torch.float64).expand(len(query), -1, -1)

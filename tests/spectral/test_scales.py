@@ -15,7 +15,7 @@ from qkedit.spectral.suppression import Channel, Control, Suppression
 from tests.spectral import oracle
 
 HEADS, KEY_HEADS, HEAD_SIZE, HIDDEN = 4, 2, 8, 32
-# Powers of ten; float16 has all its digits between the smaller ones alone.
+# Powers of ten; float16 has full precision only between the smaller ones.
 STORED_SCALES = {
     torch.float32: (-30, 30),
     torch.bfloat16: (-30, 30),
@@ -30,7 +30,7 @@ STORED_SCALES = {
     control=st.sampled_from(["none", "index"]),
     places=st.tuples(st.floats(0, 1), st.floats(0, 1)),
 )
-def test_weights_of_any_scale_are_edited_like_others(
+def test_weights_of_any_scale_are_edited_accurately(
     dtype: torch.dtype, channel: Channel, control: Control, places: tuple[float, float]
 ) -> None:
     """Compare float32 with a dense SVD in float64, relative to the weights."""
@@ -67,13 +67,13 @@ def test_weights_of_any_scale_are_edited_like_others(
 
 
 @pytest.mark.parametrize("scale", [1e-140, 1e-155, 1e-160, 1e-250, 1e140])
-def test_factors_of_weights_whose_squares_are_hardly_numbers(scale: float) -> None:
+def test_factors_of_weights_with_extreme_squares_are_accurate(scale: float) -> None:
     weights = torch.randn(2, HEAD_SIZE, HIDDEN, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     torch.testing.assert_close(
         factor(weights * scale, "query") / scale, factor(weights, "query"), rtol=1e-11, atol=1e-12
     )
 
 
-def test_weights_that_cannot_be_squared_are_refused_for_that_reason() -> None:
+def test_weights_with_overflowing_squares_are_refused_with_the_reason() -> None:
     with pytest.raises(NonFiniteWeightError, match="or numbers beyond 1e150"):
         factor(torch.full((1, HEAD_SIZE, HIDDEN), 1e160, dtype=torch.float64), "query")

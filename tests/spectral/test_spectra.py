@@ -65,7 +65,7 @@ def dense_at_offset(query: Matrix, key: Matrix, positions: RotaryPositions, offs
 
 @pytest.mark.parametrize("positions", POSITIONS)
 @pytest.mark.parametrize("channel", CHANNELS)
-def test_spectra_at_offsets(channel: Channel, positions: RotaryPositions) -> None:
+def test_spectra_at_offsets_equal_those_of_dense_products(channel: Channel, positions: RotaryPositions) -> None:
     product, query, key = as_product(
         *layer(60, heads=6, key_heads=3, query_kinds=KINDS, key_kinds=("random", "spiked"))
     )
@@ -87,7 +87,7 @@ def test_spectra_at_offsets(channel: Channel, positions: RotaryPositions) -> Non
 
 
 @pytest.mark.parametrize("channel", ["symmetric", "antisymmetric"])
-def test_what_a_write_back_realises_at_an_offset(channel: Channel) -> None:
+def test_the_realised_change_at_an_offset_equals_the_dense_one(channel: Channel) -> None:
     positions, offset = POSITIONS[0], (5, 5, 5)
     product, query, key = as_product(*layer(61, query_kinds=("random", "spiked")))
     found = spectra(product_at_offset(product, positions.rotation(offset)), Suppression(k=2, channel=channel))
@@ -108,7 +108,7 @@ def test_what_a_write_back_realises_at_an_offset(channel: Channel) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(weights=layers(), channel=st.sampled_from(CHANNELS))
-def test_dominant_subspaces_in_the_residual_stream(weights: tuple[Matrix, Matrix], channel: Channel) -> None:
+def test_dominant_subspaces_equal_those_of_dense_products(weights: tuple[Matrix, Matrix], channel: Channel) -> None:
     product, query, key = as_product(*weights)
     suppression = Suppression(k=2, channel=channel)
     found = dominant_subspaces(product, suppression)
@@ -120,7 +120,7 @@ def test_dominant_subspaces_in_the_residual_stream(weights: tuple[Matrix, Matrix
             assert found.query_side[head].shape == (query.shape[2], 0)
             continue
         rest = modes.values[counts[head]] if counts[head] < len(modes.values) else 0.0
-        # The dense decomposition itself knows a subspace only to eps · σ₁ / (distance at the cut).
+        # The dense decomposition has a subspace only to eps · σ₁ / (distance at the cut).
         distance = (modes.values[counts[head] - 1] - rest) / modes.values[0]
         for side, expected in ((found.query_side, modes.left), (found.key_side, modes.right)):
             assert side[head].shape == (query.shape[2], columns)
@@ -131,7 +131,7 @@ def test_dominant_subspaces_in_the_residual_stream(weights: tuple[Matrix, Matrix
 
 
 @pytest.mark.parametrize("channel", CHANNELS)
-def test_how_much_of_the_dominant_subspace_survives_an_offset(channel: Channel) -> None:
+def test_the_surviving_share_at_an_offset_equals_the_dense_one(channel: Channel) -> None:
     positions, offset, suppression = POSITIONS[0], (4, 4, 4), Suppression(k=2, channel=channel)
     product, query, key = as_product(*layer(62))
     before = dominant_subspaces(product, suppression)
@@ -149,7 +149,7 @@ def test_how_much_of_the_dominant_subspace_survives_an_offset(channel: Channel) 
             np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
-def test_nothing_has_no_share_that_could_survive() -> None:
+def test_an_empty_subspace_has_no_surviving_share() -> None:
     assert kept_share(torch.zeros(6, 0), torch.zeros(6, 2)) is None
 
 
@@ -159,7 +159,7 @@ def test_nothing_has_no_share_that_could_survive() -> None:
     extra=st.integers(0, 2),
     seed=st.integers(0, 999),
 )
-def test_principal_angles_are_those_two_spans_were_built_with(angles: list[float], extra: int, seed: int) -> None:
+def test_principal_angles_equal_those_of_the_construction(angles: list[float], extra: int, seed: int) -> None:
     count, size = len(angles), 10
     basis = np.linalg.qr(np.random.default_rng(seed).standard_normal((size, size)))[0]
     first = basis[:, :count]
@@ -173,7 +173,7 @@ def test_principal_angles_are_those_two_spans_were_built_with(angles: list[float
 
 @pytest.mark.parametrize("with_query", [True, False])
 @pytest.mark.parametrize("with_key", [True, False])
-def test_bias_share_is_a_share_of_the_logits_variance(with_query: bool, with_key: bool) -> None:
+def test_the_share_of_biases_equals_the_share_of_the_variance(with_query: bool, with_key: bool) -> None:
     product, query, key = as_product(*layer(63, query_kinds=("random", "random", "zero", "spiked")))
     random = np.random.default_rng(0)
     query_bias, key_bias = random.standard_normal((4, 6)), random.standard_normal((2, 6))
@@ -195,7 +195,7 @@ def test_bias_share_is_a_share_of_the_logits_variance(with_query: bool, with_key
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
-def test_rotations_turn_vectors_and_undo_each_other(positions: RotaryPositions) -> None:
+def test_rotations_rotate_vectors_and_their_inverse_restores_them(positions: RotaryPositions) -> None:
     vector = np.random.default_rng(1).standard_normal(6)
     for offset in OFFSETS:
         matrix = positions.rotation(offset).numpy()

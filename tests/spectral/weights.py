@@ -1,4 +1,4 @@
-"""Weights for tests of the spectral code: random, structured, ill-conditioned, rank-deficient and zero heads."""
+"""Make weights for tests of the spectral code: random, structured, ill-conditioned, rank-deficient and zero heads."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def head(random: np.random.Generator, kind: str, size: int, hidden: int) -> Matr
         return np.zeros((size, hidden))
     if kind == "deficient":
         values = np.linspace(2, 1, size) * (np.arange(size) < max(1, size // 2))
-    elif kind == "spiked":  # a few dominant directions over a flat bulk, as trained heads have
+    elif kind == "spiked":  # a few dominant directions above a flat bulk, as in trained heads
         values = np.concatenate([np.linspace(40, 20, max(1, size // 4)), np.linspace(1.5, 1, size)])[:size]
     elif kind == "condition 1e3":
         values = np.logspace(0, -3, size)

@@ -1,4 +1,4 @@
-"""Hand-written checkpoints, and the content of directories by the safetensors library, not by qkedit."""
+"""Write checkpoints by hand, and read directories by the safetensors library instead of qkedit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CONFIG: dict[str, Any] = {
     },
 }
 INDEX = "model.safetensors.index.json"
-# Every text self-attention layer of the tiny checkpoints, and nothing of a vision tower.
+# Every text self-attention layer of the tiny checkpoints, but no layer of a vision tower.
 TEXT_QUERY = re.compile(r"^(?!.*(?:vision|visual)).*layers\.(?P<layer>\d+)\.self_attn\.q_proj\.weight$")
 
 
@@ -40,7 +40,7 @@ def key_name(layer: int) -> str:
     return query_name(layer).replace("q_proj", "k_proj")
 
 
-# Where layer 1 would stand in a loaded model, for adapters; to build transformers' class takes half a second.
+# The module of layer 1 in a loaded model, for adapters; building the class of transformers takes half a second.
 MODULES = {
     query_name(1): QueryModule("layers.1.q_proj", HEADS * HEAD_SIZE, tuple(range(0, HEADS * HEAD_SIZE, HEAD_SIZE)))
 }
@@ -90,7 +90,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 @contextmanager
 def unchanged(directory: Path) -> Iterator[Path]:
-    """A checkpoint made by hand, which must be the same at the end."""
+    """Yield a hand-written checkpoint, and check at the end that it is unchanged."""
     write(directory, weights())
     before = contents(directory)
     yield directory
@@ -98,7 +98,7 @@ def unchanged(directory: Path) -> Iterator[Path]:
 
 
 def tensors_of(directory: Path) -> dict[str, Tensor]:
-    """Return every tensor as read by the safetensors library; each name occurs once."""
+    """Return every tensor, read by the safetensors library; each name occurs once."""
     found: dict[str, Tensor] = {}
     for path in sorted(directory.glob("*.safetensors")):
         with safe_open(path, "pt") as file:

@@ -1,4 +1,4 @@
-"""Tiny checkpoints of transformers' families, built once and only read."""
+"""Fixtures: tiny checkpoints of transformers' families, built once and only read."""
 
 from __future__ import annotations
 

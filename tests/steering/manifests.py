@@ -1,4 +1,4 @@
-"""The smallest manifest, as a value and as the content of its file."""
+"""Make the smallest manifest, as a value and as the content of its file."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def base(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_they_come_along_only_when_asked(base: Path, tmp_path: Path, keep: bool) -> None:
+def test_attached_plugins_are_copied_only_on_request(base: Path, tmp_path: Path, keep: bool) -> None:
     asked = ["--keep-plugins"] if keep else []
     steer = ["steer", base, "--layers", "all", "--device", "cpu", "--no-fsync", "--json"]
     full, delta, applied = (tmp_path / name for name in ("full", "delta", "applied"))

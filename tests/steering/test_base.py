@@ -1,4 +1,4 @@
-"""Test which base and revision a manifest and the user name."""
+"""Test the base and revision that follow from a manifest and the user's options."""
 
 from __future__ import annotations
 
@@ -25,24 +25,22 @@ def test_a_manifest_names_hub_models_and_the_demo() -> None:
 
 
 @pytest.mark.parametrize("name", [HUB_ID, ALIAS, ALIAS.upper()])
-def test_the_recorded_model_is_taken_at_the_recorded_commit_by_whatever_name(name: str) -> None:
+def test_the_recorded_model_has_the_recorded_commit_under_any_name(name: str) -> None:
     assert named_base(OF_HUB, name, None) == chosen_base(OF_HUB, name, None) == Base(name, COMMIT)
 
 
-def test_what_the_user_says_wins() -> None:
+def test_the_revision_of_the_user_has_precedence() -> None:
     assert chosen_base(OF_HUB, None, "v1") == Base(HUB_ID, "v1")
     assert chosen_base(OF_HUB, ALIAS, "v1") == Base(ALIAS, "v1")
 
 
 @pytest.mark.parametrize("recorded", [OF_HUB, OF_DEMO, OF_DIRECTORY, None])
-def test_of_another_model_nothing_is_recorded(recorded: Manifest | None) -> None:
+def test_another_model_has_no_recorded_revision(recorded: Manifest | None) -> None:
     assert chosen_base(recorded, "org/other", None) == Base("org/other", None)
     assert chosen_base(recorded, "org/other", "v1") == Base("org/other", "v1")
 
 
-def test_a_directory_called_like_the_hub_model_has_no_revision(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_directory_named_like_the_hub_model_has_no_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / HUB_ID).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert chosen_base(OF_HUB, HUB_ID, None) == chosen_base(OF_HUB, None, None) == Base(HUB_ID, None)

@@ -1,4 +1,4 @@
-"""Test files of a base that must not be copied: private files behind links, and names of the output's own."""
+"""Test files of a base that must not be copied: private files behind links, and names that the output needs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def source(base: Path, tmp_path: Path) -> Path:
     return shutil.copytree(base, tmp_path / "source")
 
 
-def test_a_private_file_behind_a_link_comes_into_no_output_unasked(source: Path, tmp_path: Path) -> None:
+def test_a_private_file_behind_a_link_is_copied_only_on_request(source: Path, tmp_path: Path) -> None:
     secret = tmp_path / "id_rsa"
     secret.write_text("private")
     (source / "notes.txt").symlink_to(secret)
@@ -26,12 +26,12 @@ def test_a_private_file_behind_a_link_comes_into_no_output_unasked(source: Path,
         steer(source, out=tmp_path / "edited", layers="0", fsync=False)
     assert "--follow-links" in caught.value.remedy
     assert not (tmp_path / "edited").exists()
-    steer(source, out=tmp_path / "delta", layers="0", layout="delta", fsync=False)  # takes no side files
+    steer(source, out=tmp_path / "delta", layers="0", layout="delta", fsync=False)  # a delta has no side files
     steer(source, out=tmp_path / "edited", layers="0", follow_links=True, fsync=False)
     assert contents(tmp_path / "edited")["notes.txt"] == b"private"
 
 
-def test_a_delta_takes_no_weights_from_elsewhere(source: Path, tmp_path: Path) -> None:
+def test_weights_behind_links_are_refused_for_a_delta(source: Path, tmp_path: Path) -> None:
     for shard in source.glob("*.safetensors"):
         shard.rename(tmp_path / shard.name)
         shard.symlink_to(tmp_path / shard.name)
@@ -48,7 +48,7 @@ def test_links_inside_the_model_are_followed(source: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["README.md", "qkedit.json"])
-def test_a_directory_with_a_name_that_the_output_needs(source: Path, tmp_path: Path, name: str) -> None:
+def test_a_directory_with_a_name_that_the_output_needs_is_refused(source: Path, tmp_path: Path, name: str) -> None:
     (source / name).mkdir()
     (source / name / "file").write_text("x")
     with pytest.raises(CheckpointError, match=f"has a directory {name}"):
@@ -64,7 +64,7 @@ def test_an_adapter_next_to_the_weights_is_left_out_with_a_warning(source: Path,
     assert any("merge_and_unload" in warning for warning in report.warnings)
 
 
-def test_what_tools_change_in_an_output_is_not_a_mismatch(source: Path, tmp_path: Path) -> None:
+def test_changes_by_tools_are_no_mismatch(source: Path, tmp_path: Path) -> None:
     (source / ".gitattributes").write_text("*.bin filter=lfs\n")
     edited = tmp_path / "edited"
     steer(source, out=edited, layers="0", fsync=False)

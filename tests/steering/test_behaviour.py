@@ -23,7 +23,7 @@ HEADS = 4
 
 @dataclass(frozen=True)
 class Attention:
-    """The inputs and outputs of one layer's projections, float64 numpy; heads are the first axis of q and k."""
+    """The inputs and outputs of one layer's projections in float64 numpy; heads are the first axis of q and k."""
 
     states: Any  # [tokens, D]
     queries: Any  # [H, tokens, d_h], before rotation
@@ -41,7 +41,7 @@ def load(directory: Path) -> Any:
 
 
 def attention(model: Any, layer: int, ids: Tensor) -> tuple[Attention, Tensor]:
-    """Run the model on text, and return one layer's projections and the model's own logits."""
+    """Run the model on text, and return one layer's projections and the logits of the model."""
     seen: dict[str, Tensor] = {}
     module = model.get_decoder().layers[layer].self_attn
     hooks = [
@@ -63,7 +63,7 @@ def attention(model: Any, layer: int, ids: Tensor) -> tuple[Attention, Tensor]:
 
 # Qwen2 decoders have biases on their keys, Llama decoders have none.
 @pytest.mark.parametrize("family", ["qwen2-vl", "internvl", "llava", "idefics3"])
-def test_logits_lose_the_dominant_modes_and_what_the_key_bias_adds(
+def test_logits_lose_the_dominant_modes_and_their_part_of_the_key_bias(
     family: str, tiny: TinyCheckpoint, tmp_path: Path
 ) -> None:
     base, out = tiny(family, "float32"), tmp_path / "edited"
@@ -86,22 +86,20 @@ def test_logits_lose_the_dominant_modes_and_what_the_key_bias_adds(
     if bias is not None:
         key_bias = bias.detach().double().numpy()[key * size : (key + 1) * size]
         added = before.states @ (new_query - query).T @ key_bias
-        assert np.abs(added).max() > 1e-2, "the bias must matter for the test to see it"
+        assert np.abs(added).max() > 1e-2, "the test needs a bias with an effect"
         expected += added[:, None]  # the same for every key token
     scale = np.abs(before.logits(HEAD)).max()
     np.testing.assert_allclose(after.logits(HEAD), expected, atol=2e-6 * scale)
     assert np.abs(after.logits(HEAD) - before.logits(HEAD)).max() > 0.05 * scale
 
     for other in set(range(HEADS)) - {HEAD}:
-        # A matrix product may sum its rows in another order beside other rows, so not bit by bit.
+        # Not bit by bit: the order of sums in a matrix product may depend on its other rows.
         np.testing.assert_allclose(after.logits(other), before.logits(other), atol=1e-6 * scale)
     assert logits_after.isfinite().all()
     assert not torch.allclose(logits_after, logits_before, atol=1e-4)
 
 
-def test_every_weight_but_the_edited_queries_is_bit_equal_in_the_loaded_model(
-    tiny: TinyCheckpoint, tmp_path: Path
-) -> None:
+def test_all_weights_except_edited_queries_are_equal_in_the_loaded_model(tiny: TinyCheckpoint, tmp_path: Path) -> None:
     base, out = tiny("qwen2.5-vl"), tmp_path / "edited"
     steer(base, out=out, layers=str(LAYER), k=MODES, fsync=False)
     before, after = load(base).state_dict(), load(out).state_dict()

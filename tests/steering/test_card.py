@@ -1,4 +1,4 @@
-"""Test the model card: the fields it takes from the base's card, and unusual content of that."""
+"""Test the model card: fields from the card of the base, and unusual content of that card."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def with_card(base: Path, directory: Path, card: str | bytes) -> Path:
     return directory
 
 
-def test_licence_and_kind_are_inherited_and_a_local_base_is_not_a_base_model(base: Path, tmp_path: Path) -> None:
+def test_licence_and_task_are_inherited_and_a_local_base_is_not_named(base: Path, tmp_path: Path) -> None:
     source = with_card(base, tmp_path / "source", BASE_CARD)
     fields = front_matter(steered(source, tmp_path / "edited"))
     assert fields == {
@@ -69,7 +69,7 @@ def test_licence_and_kind_are_inherited_and_a_local_base_is_not_a_base_model(bas
     assert (tmp_path / "edited" / "README.base.md").read_text() == BASE_CARD
 
 
-def test_a_hub_base_is_the_base_model(base: Path, tmp_path: Path) -> None:
+def test_a_base_on_the_hub_is_the_base_model(base: Path, tmp_path: Path) -> None:
     report = steer(base, out=tmp_path / "edited", layers="1", fsync=False)
     manifest = replace(report.manifest, base=RecordedBase(model="org/name", revision="0123abcd"))
     card = make_card(open_checkpoint(LocalFiles(base)), manifest)
@@ -78,7 +78,7 @@ def test_a_hub_base_is_the_base_model(base: Path, tmp_path: Path) -> None:
     assert b"`0123abcd`" in card
 
 
-def test_what_was_done_stands_in_the_card(base: Path, tmp_path: Path) -> None:
+def test_the_card_describes_the_edit(base: Path, tmp_path: Path) -> None:
     report = steer(base, out=tmp_path / "edited", layers="0-1", k=3, retain=0.125, fsync=False)
     text = (tmp_path / "edited" / "README.md").read_text()
     energy = sum(head.energy_removed for head in report.heads) / len(report.heads)
@@ -99,26 +99,26 @@ def test_what_was_done_stands_in_the_card(base: Path, tmp_path: Path) -> None:
         ({"channel": "symmetric"}, "symmetric part"),
     ],
 )
-def test_options_are_said_as_they_were_given(base: Path, tmp_path: Path, options: dict[str, Any], said: str) -> None:
+def test_the_card_names_the_options(base: Path, tmp_path: Path, options: dict[str, Any], said: str) -> None:
     assert said in steered(base, tmp_path / "edited", **options).decode()
 
 
 UNUSUAL: dict[str, bytes] = {
     "no front matter": b"# Model\n---\nlicense: mit\n---\n",
     "not closed": b"---\nlicense: mit\n",
-    "no mapping": b"---\n- license\n---\n",
-    "no YAML": b"---\nlicense: [mit\n---\n",
-    "an impossible date": b"---\ndate: 2024-02-30\n---\n",
+    "not a mapping": b"---\n- license\n---\n",
+    "invalid YAML": b"---\nlicense: [mit\n---\n",
+    "an invalid date": b"---\ndate: 2024-02-30\n---\n",
     "python objects": b"---\nlicense: !!python/object/apply:os.system [true]\n---\n",
     "too deep": b"---\na: " + b"[" * 5000 + b"\n---\n",
-    "tags of no list": b"---\ntags: {a: b}\n---\n",
-    "no UTF-8": b"---\nlicense: \xff\xfe\n---\n",
+    "tags are not a list": b"---\ntags: {a: b}\n---\n",
+    "not UTF-8": b"---\nlicense: \xff\xfe\n---\n",
     "empty": b"",
 }
 
 
 @pytest.mark.parametrize("card", UNUSUAL)
-def test_an_unusual_base_card_is_kept_and_does_no_harm(base: Path, tmp_path: Path, card: str) -> None:
+def test_an_unusual_base_card_is_kept_without_errors(base: Path, tmp_path: Path, card: str) -> None:
     source = with_card(base, tmp_path / "source", UNUSUAL[card])
     fields = front_matter(steered(source, tmp_path / "edited"))
     assert "qkedit" in fields["tags"]
@@ -126,7 +126,7 @@ def test_an_unusual_base_card_is_kept_and_does_no_harm(base: Path, tmp_path: Pat
     assert (tmp_path / "edited" / "README.base.md").read_bytes() == UNUSUAL[card]
 
 
-def test_line_ends_and_byte_order_marks_of_windows(base: Path, tmp_path: Path) -> None:
+def test_line_ends_and_byte_order_marks_of_windows_are_understood(base: Path, tmp_path: Path) -> None:
     source = with_card(base, tmp_path / "source", b"\xef\xbb\xbf---\r\nlicense: mit\r\n---\r\n# Model\r\n")
     assert front_matter(steered(source, tmp_path / "edited"))["license"] == "mit"
 
@@ -149,14 +149,14 @@ def test_steering_again_keeps_the_first_card_and_the_licence(base: Path, tmp_pat
         assert (tmp_path / directory / "README.base.md").read_text() == BASE_CARD
 
 
-def test_a_base_without_a_card_never_gets_one_of_its_own(base: Path, tmp_path: Path) -> None:
+def test_a_base_without_a_card_gets_no_base_card_later(base: Path, tmp_path: Path) -> None:
     first = steered(base, tmp_path / "once", layers="0")
     second = steered(tmp_path / "once", tmp_path / "twice", layers="1")
     assert not any((tmp_path / directory / "README.base.md").exists() for directory in ("once", "twice"))
     assert b"card is kept" not in first + second
 
 
-def test_no_file_of_the_base_gives_way_to_its_card(base: Path, tmp_path: Path) -> None:
+def test_the_base_card_replaces_no_file_of_the_base(base: Path, tmp_path: Path) -> None:
     source = with_card(base, tmp_path / "source", BASE_CARD)
     (source / "README.base.md").write_text("the model that this one was trained from")
     card = steered(source, tmp_path / "edited")
@@ -166,12 +166,12 @@ def test_no_file_of_the_base_gives_way_to_its_card(base: Path, tmp_path: Path) -
     assert verify(tmp_path / "edited", base=str(source)).mismatches == ()
 
 
-def test_a_directory_whose_name_is_not_utf8(base: Path, tmp_path: Path) -> None:
+def test_the_name_of_a_directory_may_not_be_utf8(base: Path, tmp_path: Path) -> None:
     source = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
     try:
         shutil.copytree(base, source)
     except OSError:
-        pytest.skip("the file system wants UTF-8")
+        pytest.skip("the file system accepts only names in UTF-8")
     assert b"caf\\udce9" in steered(source, tmp_path / "edited")
 
 
@@ -191,7 +191,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "\n".join(
         "license: mit\nlicense: apache-2.0",
     ],
 )
-def test_a_hostile_block_is_not_read(base: Path, tmp_path: Path, block: str) -> None:
+def test_a_hostile_metadata_block_is_ignored(base: Path, tmp_path: Path, block: str) -> None:
     source = with_card(base, tmp_path / "source", f"---\n{block}\n---\n# Base\n")
     assert front_matter(steered(source, tmp_path / "edited")) == {"tags": ["qkedit"]}
 
@@ -202,7 +202,7 @@ def test_only_texts_and_lists_of_texts_are_inherited(base: Path, tmp_path: Path)
     assert front_matter(steered(source, tmp_path / "edited")) == {"pipeline_tag": "1.10", "tags": ["qkedit"]}
 
 
-def test_a_card_that_was_rewritten_is_not_replaced_unasked(base: Path, tmp_path: Path) -> None:
+def test_a_rewritten_card_is_replaced_only_by_force(base: Path, tmp_path: Path) -> None:
     out = tmp_path / "edited"
     steer(base, out=out, layers="1", fsync=False)
     steer(base, out=out, layers="1", k=2, overwrite=True, fsync=False)
@@ -210,6 +210,6 @@ def test_a_card_that_was_rewritten_is_not_replaced_unasked(base: Path, tmp_path:
     with pytest.raises(UsageError, match=r"changed since qkedit wrote them \(README\.md\)"):
         steer(base, out=out, layers="1", overwrite=True, fsync=False)
     assert (out / "README.md").read_text() == "# What I found\n"
-    assert verify(out, base=str(base)).mismatches == ()  # a card is for its user to write
+    assert verify(out, base=str(base)).mismatches == ()  # users may rewrite the card
     steer(base, out=out, layers="1", force=True, fsync=False)
     assert (out / "README.md").read_text() != "# What I found\n"

@@ -18,7 +18,7 @@ from tests.steering.checkpoints import key_name, query_name, tensors_of, weights
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("piece", [16 << 20, 100])
-def test_figures_are_those_of_numpy(
+def test_figures_equal_those_of_numpy(
     tmp_path: Path, dtype: torch.dtype, piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reading, "_PIECE", piece // dtype.itemsize * dtype.itemsize)
@@ -35,14 +35,14 @@ def test_figures_are_those_of_numpy(
     assert 0 < found.elements_changed <= 0.25
 
 
-def test_equal_checkpoints_do_not_differ_however_they_are_sharded(tmp_path: Path) -> None:
+def test_equal_checkpoints_with_different_shards_do_not_differ(tmp_path: Path) -> None:
     for shards in (1, 2, 5):
         write(tmp_path / str(shards), weights(), shards=shards)
     assert diff(str(tmp_path / "1"), str(tmp_path / "5")) == ([], len(weights()))
     assert diff(str(tmp_path / "5"), str(tmp_path / "2"))[0] == []
 
 
-def test_tensors_that_only_one_has_or_that_have_another_form(tmp_path: Path) -> None:
+def test_missing_tensors_and_other_dtypes_or_shapes_are_differences(tmp_path: Path) -> None:
     ours, theirs = weights(), weights()
     ours["ours"], theirs["theirs"] = torch.ones(1), torch.ones(1)
     theirs[key_name(0)] = theirs[key_name(0)].T
@@ -58,7 +58,7 @@ def test_tensors_that_only_one_has_or_that_have_another_form(tmp_path: Path) -> 
     assert [found.name for found in differences] == sorted(found.name for found in differences)
 
 
-def test_values_without_figures(tmp_path: Path) -> None:
+def test_values_that_are_not_finite_have_no_figures(tmp_path: Path) -> None:
     """Undefined figures are None, so that the result is valid JSON."""
     ours, theirs = weights(), weights()
     for tensors, number in ((ours, 0), (theirs, 1)):

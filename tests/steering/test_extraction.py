@@ -1,4 +1,4 @@
-"""Test edits extracted from two checkpoints, ours and others'."""
+"""Test edits extracted from two checkpoints, written by qkedit or by other tools."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def delta_in(out: Path) -> OutputOptions:
     return OutputOptions(out, "delta", fsync=False)
 
 
-def test_our_own_output_comes_back_byte_for_byte(base: Path, tmp_path: Path) -> None:
+def test_an_edit_of_qkedit_is_extracted_byte_for_byte(base: Path, tmp_path: Path) -> None:
     steer(base, out=tmp_path / "full", layers="0,2", heads="1,2", k=2, device="cpu", fsync=False)
     steer(base, out=tmp_path / "delta", layers="0,2", heads="1,2", k=2, device="cpu", fsync=False, layout="delta")
     result = qkedit("diff", base, tmp_path / "full", "--extract", tmp_path / "found")
@@ -31,7 +31,7 @@ def test_our_own_output_comes_back_byte_for_byte(base: Path, tmp_path: Path) -> 
     assert contents(tmp_path / "again") == contents(tmp_path / "full")
 
 
-def test_an_edit_that_somebody_else_made(base: Path, tmp_path: Path) -> None:
+def test_an_edit_of_another_tool_is_extracted(base: Path, tmp_path: Path) -> None:
     theirs = weights()
     theirs[query_name(1)][8:16] *= 0.5
     write(tmp_path / "theirs", theirs, shards=1)
@@ -46,7 +46,7 @@ def test_an_edit_that_somebody_else_made(base: Path, tmp_path: Path) -> None:
     assert all(same_bits(found[name], theirs[name]) for name in theirs)
 
 
-def test_other_changes_are_named_and_left_out_when_asked(base: Path, tmp_path: Path) -> None:
+def test_other_changes_are_refused_or_left_out_on_request(base: Path, tmp_path: Path) -> None:
     theirs = weights()
     theirs[query_name(1)][0] += 1
     theirs[key_name(0)][0] += 1
@@ -63,7 +63,7 @@ def test_other_changes_are_named_and_left_out_when_asked(base: Path, tmp_path: P
     assert same_bits(found[query_name(1)], theirs[query_name(1)])
 
 
-def test_what_is_not_an_edit_is_refused(base: Path, tmp_path: Path) -> None:
+def test_checkpoints_without_a_valid_edit_are_refused(base: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no query projection differs"):
         extract(str(base), str(base), output=delta_in(tmp_path / "found"))
     broken = weights()

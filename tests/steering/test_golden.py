@@ -1,4 +1,4 @@
-"""Test families as saved by transformers, from files to files, against the dense float64 formula."""
+"""Test families saved by transformers, from files to files, against the dense float64 formula."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEADS, MODES, RETAIN = 4, 3, 0.25
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_output_is_the_base_with_the_projected_queries(family: str, tiny: TinyCheckpoint, tmp_path: Path) -> None:
+def test_the_output_equals_the_base_with_projected_queries(family: str, tiny: TinyCheckpoint, tmp_path: Path) -> None:
     base, out = tiny(family), tmp_path / "edited"
     report = steer(base, out=out, layers="1-2", k=MODES, retain=RETAIN, compute_dtype="float64", fsync=False)
     before, after = tensors_of(base), tensors_of(out)
@@ -27,7 +27,7 @@ def test_output_is_the_base_with_the_projected_queries(family: str, tiny: TinyCh
     planned = {name for name in before if (match := TEXT_QUERY.match(name)) and int(match["layer"]) in layers}
     assert len(planned) == len(layers)
     assert {tensor.name for tensor in report.manifest.tensors} == planned
-    assert all(head.gap >= 1.001 for head in report.heads), "the dominant modes would be arbitrary"
+    assert all(head.gap >= 1.001 for head in report.heads), "otherwise the dominant modes are arbitrary"
     for name in planned:
         queries, keys = before[name], before[name.replace("q_proj", "k_proj")]
         key_heads = heads_of(keys, 4 if family == "llava" else 2)
@@ -36,7 +36,7 @@ def test_output_is_the_base_with_the_projected_queries(family: str, tiny: TinyCh
             torch.from_numpy(projected_query(query, key_heads[head // group], MODES, RETAIN))
             for head, query in enumerate(heads_of(queries, HEADS))
         ]
-        # Both sides are float64 until they are rounded once, so not one bit may differ.
+        # Both sides are float64 until they are rounded once, so no bit may differ.
         assert same_bits(after[name], torch.cat(exact).to(torch.bfloat16))
     assert set(after) == set(before)
     assert all(same_bits(after[name], before[name]) for name in set(before) - planned)
@@ -44,7 +44,7 @@ def test_output_is_the_base_with_the_projected_queries(family: str, tiny: TinyCh
 
 
 def _assert_only_planned_bytes_differ(base: Path, out: Path, planned: set[str]) -> None:
-    """Compare headers, index, other tensors and side files, all outside the planned ranges, byte for byte."""
+    """Compare all bytes outside the planned ranges: headers, index, other tensors and side files."""
     changed = changed_bytes(base, out)
     for file in changed:
         raw = (base / file).read_bytes()
@@ -60,7 +60,7 @@ def _assert_only_planned_bytes_differ(base: Path, out: Path, planned: set[str]) 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_output_loads_without_a_missing_or_unexpected_weight(
+def test_the_output_loads_without_missing_or_unexpected_weights(
     family: str, tiny: TinyCheckpoint, tmp_path: Path
 ) -> None:
     from transformers import AutoModelForImageTextToText
@@ -70,14 +70,14 @@ def test_output_loads_without_a_missing_or_unexpected_weight(
     assert not any(loading.values()), loading
 
 
-def test_float32_arithmetic_stays_within_one_rounding(tiny: TinyCheckpoint, tmp_path: Path) -> None:
-    """The default arithmetic may cross one rounding boundary of bfloat16, but never two."""
+def test_float32_arithmetic_differs_by_at_most_one_rounding(tiny: TinyCheckpoint, tmp_path: Path) -> None:
+    """The default arithmetic may cross one rounding boundary of bfloat16 but not two."""
     base, out = tiny("qwen2-vl"), tmp_path / "edited"
     steer(base, out=out, layers="all", k=MODES, fsync=False)
     steer(base, out=tmp_path / "exact", layers="all", k=MODES, compute_dtype="float64", fsync=False)
     default, exact = tensors_of(out), tensors_of(tmp_path / "exact")
     for name in filter(TEXT_QUERY.match, exact):
         difference = (default[name].double() - exact[name].double()).abs()
-        # Neighbouring bfloat16 numbers are at most 2⁻⁷ of their size apart; near zero float32's own error counts.
+        # Neighbouring bfloat16 numbers differ by at most 2⁻⁷ of their size; near zero the error of float32 dominates.
         assert (difference <= 2**-7 * exact[name].double().abs() + 1e-6).all()
         assert (difference > 0).double().mean() < 0.01

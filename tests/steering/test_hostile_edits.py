@@ -1,4 +1,4 @@
-"""Test that edits with matching hashes and a false manifest are refused wherever they are applied."""
+"""Test that edits with matching hashes and a false manifest are refused by every command."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def edit(base: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def ways(base: Path, tmp_path: Path) -> Ways:
-    """Return every way from an edit to weights, and every command that reads one."""
+    """Return every way to apply an edit, and every command that reads one."""
     steer(base, out=tmp_path / "other", layers="2", k=1, layout="delta", device="cpu", fsync=False)
     full, delta, lora = (OutputOptions(tmp_path / "out", layout, fsync=False) for layout in ("full", "delta", "lora"))
 
@@ -76,8 +76,8 @@ def refused(edit: Path, base: Path, ways: Ways, words: str) -> None:
     assert any(words in mismatch for mismatch in verify(edit, base=str(base)).mismatches)
 
 
-def test_a_sound_edit_passes_everywhere(edit: Path, base: Path, ways: Ways) -> None:
-    """Check that the unchanged edit is accepted; otherwise the refusals below would show nothing."""
+def test_a_valid_edit_is_accepted_by_every_command(edit: Path, base: Path, ways: Ways) -> None:
+    """Otherwise the refusals below would be meaningless."""
     for go in ways.values():
         go(edit)
         if (out := edit.parent / "out").exists():
@@ -87,7 +87,7 @@ def test_a_sound_edit_passes_everywhere(edit: Path, base: Path, ways: Ways) -> N
 
 @pytest.mark.parametrize("name", [key_name(1), "language_model.lm_head.weight", "vision_tower.patch.weight"])
 def test_a_tensor_without_queries_is_refused(edit: Path, base: Path, ways: Ways, name: str) -> None:
-    """Write a delta that replaces keys, or other tensors, with matching hashes on both sides."""
+    """Write a delta that replaces keys or other tensors, with matching hashes on both sides."""
     before = weights()[name]
     after = before * 2
     save_file({name: after}, edit / DELTA)
@@ -101,7 +101,7 @@ def test_a_tensor_without_queries_is_refused(edit: Path, base: Path, ways: Ways,
     refused(edit, base, ways, "holds the queries of no layer")
 
 
-def test_a_head_that_is_not_listed_is_refused(edit: Path, base: Path, ways: Ways) -> None:
+def test_a_change_of_an_unlisted_head_is_refused(edit: Path, base: Path, ways: Ways) -> None:
     def last_head(name: str, value: Tensor) -> Tensor:
         value[-1, -1] += 1
         return value
@@ -119,7 +119,7 @@ def test_a_head_that_is_not_listed_is_refused(edit: Path, base: Path, ways: Ways
         (lambda tensor, head: head.update(suppressed=[1.0] * 9), "lists 9 modes, and a head of the layer has 8"),
     ],
 )
-def test_what_the_base_cannot_have_is_refused(
+def test_values_that_contradict_the_base_are_refused(
     edit: Path, base: Path, ways: Ways, change: Callable[[Any, Any], None], words: str
 ) -> None:
     changed(edit, lambda manifest: change(manifest["tensors"][0], manifest["tensors"][0]["heads"][0]))
@@ -127,8 +127,8 @@ def test_what_the_base_cannot_have_is_refused(
 
 
 @pytest.mark.parametrize("layout", ["full", "delta"])
-def test_verify_reads_outside_the_listed_heads(base: Path, tmp_path: Path, layout: str) -> None:
-    """All heads were edited, but the manifest names one of them."""
+def test_verify_checks_heads_that_are_not_listed(base: Path, tmp_path: Path, layout: str) -> None:
+    """All heads were edited, but the manifest lists one of them."""
     steer(base, out=tmp_path / "out", layers="1", k=2, layout=layout, device="cpu", fsync=False)
     changed(
         tmp_path / "out", lambda manifest: manifest["tensors"][0].update(heads=manifest["tensors"][0]["heads"][1:2])
@@ -137,7 +137,7 @@ def test_verify_reads_outside_the_listed_heads(base: Path, tmp_path: Path, layou
     assert mismatch == f"{query_name(1)}: differs from the base outside the heads that the manifest lists"
 
 
-def test_edits_of_a_loaded_model_are_looked_at_alike(tmp_path: Path) -> None:
+def test_edits_of_a_loaded_model_are_checked_too(tmp_path: Path) -> None:
     loaded = qkedit.load("demo")
     before = {name: value.clone() for name, value in loaded.model.named_parameters()}
     steer("demo", out=tmp_path / "edit", layers="2", heads="0", k=2, layout="delta", fsync=False)
@@ -192,9 +192,7 @@ SETTINGS: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("name", "value"), SETTINGS)
-def test_a_config_by_which_another_change_is_added_does_not_verify(
-    adapter: Path, base: Path, name: str, value: Any
-) -> None:
+def test_a_config_with_another_effect_does_not_verify(adapter: Path, base: Path, name: str, value: Any) -> None:
     file = adapter / "adapter_config.json"
     for content, expected in ((None, ()), ({name: value}, (f"adapter_config.json: {name} is not that of the edit",))):
         config = json.loads(file.read_text()) | (content or {})
@@ -205,8 +203,8 @@ def test_a_config_by_which_another_change_is_added_does_not_verify(
         assert verify(adapter).mismatches == expected
 
 
-def test_a_config_of_a_later_peft_verifies(adapter: Path) -> None:
-    """A card that was saved again has more settings, all off; only its hash differs."""
+def test_a_config_saved_by_a_later_peft_verifies(adapter: Path) -> None:
+    """A config that was saved again has additional settings, which are all off; only its hash differs."""
     file = adapter / "adapter_config.json"
     config = json.loads(file.read_text()) | {"lora_bias": False, "layers_to_transform": None, "megatron_config": {}}
     file.write_text(json.dumps(config))
@@ -249,7 +247,7 @@ def test_factors_that_change_other_rows_are_refused(adapter: Path, base: Path) -
         (("heads", "moved"), {"relative_change": -0.5}),
     ],
 )
-def test_numbers_out_of_range_are_a_sentence(place: tuple[str, str], values: dict[str, Any]) -> None:
+def test_numbers_out_of_range_are_one_sentence(place: tuple[str, str], values: dict[str, Any]) -> None:
     document = small_file()
     (tensor,) = document["tensors"]
     {"options": document["options"], "tensors": tensor, "heads": tensor["heads"][0]}[place[0]].update(values)
@@ -275,7 +273,7 @@ def test_strengths_are_multiplied(edit: Path, base: Path, tmp_path: Path) -> Non
     assert len(load_file(tmp_path / "as before" / DELTA)) == 1
 
 
-def test_added_energy_is_said_as_such() -> None:
+def test_added_energy_is_reported_as_added() -> None:
     assert energy_sentence([-0.5, -1.0], "full") == (
         "75.0% of the query-key products added (50.0% to 100.0% per head): an edit beyond removal"
     )
@@ -294,7 +292,7 @@ def test_added_energy_is_said_as_such() -> None:
         (("interpolate", "EDIT", "--strength", "1", "--layout", "delta", "--link", "copy"), "--link: has no effect"),
     ],
 )
-def test_what_has_no_effect_or_is_missing_is_a_sentence(
+def test_edits_without_effect_and_missing_edits_are_one_sentence(
     base: Path, edit: Path, command: tuple[str, ...], words: str
 ) -> None:
     arguments = [edit if word == "EDIT" else word for word in command]

@@ -1,4 +1,4 @@
-"""Test `qkedit.json`: complete, reproducible, chained, and not trusted when it is read."""
+"""Test `qkedit.json`: it is complete, reproducible and chained, and checked when it is read."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ MANIFESTS = st.builds(
 
 @settings(max_examples=40)
 @given(MANIFESTS)
-def test_what_is_written_is_what_is_read(manifest: Manifest) -> None:
+def test_a_manifest_is_read_as_written(manifest: Manifest) -> None:
     content = manifest.to_json()
     assert json.loads(content) == manifest.as_dict()
     assert Manifest.from_json(content, "here") == manifest
@@ -109,7 +109,7 @@ def test_what_is_written_is_what_is_read(manifest: Manifest) -> None:
 
 @settings(max_examples=40)
 @given(MANIFESTS)
-def test_every_head_has_a_line_of_its_own(manifest: Manifest) -> None:
+def test_every_head_has_a_separate_line(manifest: Manifest) -> None:
     lines = [line.strip().rstrip(",") for line in manifest.to_json().decode().split("\n")]
     for tensor in manifest.as_dict()["tensors"]:
         for head in tensor["heads"]:
@@ -118,21 +118,19 @@ def test_every_head_has_a_line_of_its_own(manifest: Manifest) -> None:
 
 @settings(max_examples=40)
 @given(manifest=MANIFESTS, key=st.text(min_size=1).map("later {}".format), value=VALUES, data=st.data())
-def test_keys_of_a_later_version_are_passed_over(
-    manifest: Manifest, key: str, value: Any, data: st.DataObject
-) -> None:
+def test_keys_of_a_later_version_are_ignored(manifest: Manifest, key: str, value: Any, data: st.DataObject) -> None:
     found = manifest.as_dict()
     places = [found, found["tool"], found["base"], found["options"], found["tensors"][0]]
     data.draw(st.sampled_from([*places, found["tensors"][0]["heads"][0]]))[key] = value
     assert Manifest.from_json(json.dumps(found).encode(), "here") == manifest
 
 
-def test_the_words_of_the_file_are_those_of_the_mathematics() -> None:
+def test_the_keys_of_the_file_are_terms_of_the_mathematics() -> None:
     assert tuple(EditedChannel) == get_args(Channel)
     assert tuple(EditControl) == get_args(Control)
 
 
-def test_the_manifest_says_what_was_done(base: Path, tmp_path: Path) -> None:
+def test_the_manifest_describes_the_run(base: Path, tmp_path: Path) -> None:
     report = steer(base, out=tmp_path / "edited", layers="1", heads="0-2", k=2, seed=4, device="cpu", fsync=False)
     found = json.loads((tmp_path / "edited" / "qkedit.json").read_bytes())
     assert found == report.manifest.as_dict()
@@ -163,7 +161,7 @@ def test_the_manifest_says_what_was_done(base: Path, tmp_path: Path) -> None:
     assert found["history"] == []
 
 
-def test_two_runs_give_the_same_bytes_wherever_they_write(base: Path, tmp_path: Path) -> None:
+def test_two_runs_write_the_same_bytes_to_any_directory(base: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     outs = [tmp_path / "one", tmp_path / "elsewhere" / "another name"]
     moved = shutil.copytree(base, tmp_path / "elsewhere" / "base")
@@ -185,7 +183,7 @@ def test_steering_again_chains_the_manifests(base: Path, tmp_path: Path) -> None
     assert second.history == (without_history(first),)
     assert third.history == (without_history(first), without_history(second))
     assert [entry.base.model for entry in (first, second, third)] == ["base", "first", "second"]
-    # The same layer again: what was written then is what is found now.
+    # The same layer again: the earlier hash after the edit is the hash before this one.
     steer(tmp_path / "third", out=tmp_path / "fourth", layers="0", k=1, fsync=False)
     fourth = read_manifest(tmp_path / "fourth")
     assert fourth.tensors[0].sha256_before == first.tensors[0].sha256_after
@@ -201,7 +199,7 @@ def paths_of(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 @given(st.data())
-def test_a_broken_manifest_is_one_sentence_or_a_manifest(data: st.DataObject) -> None:
+def test_a_changed_manifest_is_valid_or_refused_in_one_sentence(data: st.DataObject) -> None:
     """Replace or remove any part of the manifest."""
     found = small_file()
     *way, last = data.draw(st.sampled_from(paths_of(found)))
@@ -235,20 +233,20 @@ def test_a_broken_manifest_is_one_sentence_or_a_manifest(data: st.DataObject) ->
     ],
     ids=lambda content: repr(content[:24]),
 )
-def test_what_is_not_json_is_refused_in_one_sentence(content: bytes) -> None:
+def test_invalid_json_is_refused_in_one_sentence(content: bytes) -> None:
     with pytest.raises(CheckpointError, match=r"^here: is not a manifest \(.+\); write the output again\.$"):
         Manifest.from_json(content, "here")
 
 
 @pytest.mark.parametrize("content", ["[]", "null", "{}", '{"schema": "1"}', '{"schema": true}', '{"schema": 0}'])
-def test_what_has_no_schema_is_refused_in_one_sentence(content: str) -> None:
+def test_a_manifest_without_a_schema_is_refused_in_one_sentence(content: str) -> None:
     with pytest.raises(
         CheckpointError, match=r"^here: is not a manifest \(its schema is .+\); write the output again\.$"
     ):
         Manifest.from_json(content.encode(), "here")
 
 
-def test_a_later_schema_asks_for_an_update() -> None:
+def test_a_later_schema_is_refused_with_the_update_as_remedy() -> None:
     with pytest.raises(CheckpointError, match=r"later qkedit \(schema 3\); update qkedit"):
         Manifest.from_json(b'{"schema": 3, "other": "fields"}', "here")
 
@@ -282,14 +280,14 @@ def changed(path: str, value: Any) -> bytes:
         (changed("generated", {"README.md": 3}), "here, generated.README.md: is 3, not text"),
     ],
 )
-def test_a_wrong_value_is_named_by_its_key(content: bytes, sentence: str) -> None:
+def test_an_invalid_value_is_refused_by_key(content: bytes, sentence: str) -> None:
     with pytest.raises(CheckpointError) as error:
         Manifest.from_json(content, "here")
     assert str(error.value).startswith(sentence)
     assert str(error.value).endswith("; write the output again.")
 
 
-def test_a_base_with_a_broken_manifest_is_refused_before_anything_is_written(base: Path, tmp_path: Path) -> None:
+def test_a_base_with_a_broken_manifest_is_refused_before_writing(base: Path, tmp_path: Path) -> None:
     source = shutil.copytree(base, tmp_path / "source")
     (source / "qkedit.json").write_text("{}")
     complaint = r"source/qkedit.json: is not a manifest \(.+\); update qkedit; or, if another program wrote it"
@@ -302,6 +300,6 @@ def test_a_base_with_a_broken_manifest_is_refused_before_anything_is_written(bas
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_json_cannot_hold_is_never_written(value: float) -> None:
+def test_values_outside_json_are_not_written(value: float) -> None:
     with pytest.raises(ValueError, match="JSON"):
         replace(SMALL, made_of=({"strength": value},)).to_json()

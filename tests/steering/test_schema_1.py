@@ -1,7 +1,7 @@
-"""Test that files of qkedit 0.1 (schema 1 of the manifest) are read, with the new names.
+"""Test that files of qkedit 0.1 (schema 1 of the manifest) are read with the new names.
 
-`schema_1` holds a delta of the demo model as that version wrote it, the manifest of which is that of the full output,
-too; and `chained.json`, the manifest of a second edit of that output.
+`schema_1` holds a delta of the demo model written by that version, whose manifest is also that of the full output, and
+`chained.json`, the manifest of a second edit of that output.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def delta(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def full(delta: Path, tmp_path: Path) -> Path:
-    """Return the full output of the delta in the form of 0.1."""
+    """Return the full output of the delta in the format of 0.1."""
     qkedit.apply(delta, base="demo", out=tmp_path / "full", fsync=False)
     shutil.copy(delta / "qkedit.json", tmp_path / "full")
     return tmp_path / "full"
@@ -47,7 +47,7 @@ def written(name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", ["qkedit.json", "chained.json"])
-def test_it_says_the_same_under_the_new_names(name: str) -> None:
+def test_values_are_equal_under_the_new_names(name: str) -> None:
     expected = written(name)
     assert expected["schema"] == 1
     expected |= {"schema": 2, "generated": {}}
@@ -59,7 +59,7 @@ def test_it_says_the_same_under_the_new_names(name: str) -> None:
     for tensor in found["tensors"]:
         for head in tensor["heads"]:
             head.pop("unrealized_share", None)
-    assert found == expected  # the history in it, word for word
+    assert found == expected  # with its history, verbatim
     assert manifest.options.retain == (0.25 if name == "qkedit.json" else 0.0)
 
 
@@ -76,7 +76,7 @@ def test_a_delta_is_verified_and_applied(delta: Path, tmp_path: Path) -> None:
     assert set(report.manifest.generated) == {"README.md"}
 
 
-def test_a_full_output_is_verified_and_finds_its_base(full: Path) -> None:
+def test_a_full_output_is_verified_against_its_base(full: Path) -> None:
     result = qkedit.verify(full)
     assert (result.compared_with_base, result.mismatches) == ("demo", ())
     assert base_of(open_checkpoint(LocalFiles(full))).files.name == "demo"
@@ -84,8 +84,8 @@ def test_a_full_output_is_verified_and_finds_its_base(full: Path) -> None:
     assert [difference.name for difference in qkedit.diff("demo", full)] == [read_manifest(full).tensors[0].name]
 
 
-def test_a_full_output_is_replaced_as_it_was_by_that_version(full: Path) -> None:
-    (full / "README.md").write_text("rewritten")  # without a hash, this cannot be told from ours
+def test_a_full_output_is_replaced_like_by_that_version(full: Path) -> None:
+    (full / "README.md").write_text("rewritten")  # without a hash, this cannot be distinguished from our card
     standing = files_standing_in(full)
     assert (standing.others, standing.changed) == ((), ())
     assert "README.md" in standing.ours
@@ -93,7 +93,7 @@ def test_a_full_output_is_replaced_as_it_was_by_that_version(full: Path) -> None
     assert read_manifest(full).history == ()
 
 
-def test_a_second_edit_keeps_the_first_manifest_word_for_word(full: Path, tmp_path: Path) -> None:
+def test_a_second_edit_keeps_the_first_manifest_verbatim(full: Path, tmp_path: Path) -> None:
     qkedit.steer(full, out=tmp_path / "again", layers="2", k=1, fsync=False)
     first = written("qkedit.json")
     assert first.pop("history") == []

@@ -53,13 +53,13 @@ def head(tensors: dict[str, Tensor], layer: int, number: int) -> Any:
 
 
 def assert_close(actual: Any, expected: Any, dtype: str = "float32") -> None:
-    """Check equality up to one rounding to the storage dtype and the arithmetic's own error."""
+    """Check equality up to one rounding to the storage dtype and the error of the arithmetic."""
     spacing = {"float32": 2**-22, "float16": 2**-10, "bfloat16": 2**-7}[dtype]
     np.testing.assert_allclose(actual, expected, rtol=spacing, atol=1e-6)
 
 
 @pytest.mark.parametrize("retain", [0.0, 0.3, 0.9])
-def test_retain_is_the_share_that_stays(base: Path, tmp_path: Path, retain: float) -> None:
+def test_retain_is_the_remaining_share(base: Path, tmp_path: Path, retain: float) -> None:
     report, after = edited(base, tmp_path, layers="1", k=2, retain=retain)
     for number in range(HEADS):
         query, key = exact(base, 1, number)
@@ -75,7 +75,7 @@ def test_retain_is_the_share_that_stays(base: Path, tmp_path: Path, retain: floa
 
 
 @pytest.mark.parametrize("energy", [0.2, 0.5, 0.95])
-def test_energy_takes_as_many_modes_as_carry_it(base: Path, tmp_path: Path, energy: float) -> None:
+def test_energy_suppresses_the_smallest_sufficient_number_of_modes(base: Path, tmp_path: Path, energy: float) -> None:
     report, after = edited(base, tmp_path, layers="0,2", energy=energy)
     counts = set()
     for tensor in report.manifest.tensors:
@@ -86,7 +86,7 @@ def test_energy_takes_as_many_modes_as_carry_it(base: Path, tmp_path: Path, ener
             assert record.energy_removed >= energy - 1e-9
             assert_close(head(after, tensor.layer, record.head), oracle.projected_query(query, key, count, 0.0))
             counts.add(count)
-    assert energy != 0.5 or len(counts) > 1, "heads should differ, or a fixed k would pass too"
+    assert energy != 0.5 or len(counts) > 1, "heads must differ, otherwise a fixed k would pass too"
 
 
 def test_only_the_chosen_heads_change(base: Path, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_only_the_chosen_heads_change(base: Path, tmp_path: Path) -> None:
             assert_close(new[number].double().numpy(), oracle.projected_query(*exact(base, layer, number), 1, 0.0))
 
 
-def test_a_heads_edit_does_not_depend_on_the_other_heads(base: Path, tmp_path: Path) -> None:
+def test_the_edit_of_a_head_does_not_depend_on_other_heads(base: Path, tmp_path: Path) -> None:
     _, alone = edited(base, tmp_path, layers="1", heads="2", k=2)
     _, together = edited(base, tmp_path, layers="all", heads="all", k=2)
     rows = slice(2 * HEAD_SIZE, 3 * HEAD_SIZE)
@@ -109,7 +109,7 @@ def test_a_heads_edit_does_not_depend_on_the_other_heads(base: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("channel", ["symmetric", "antisymmetric"])
-def test_channels_write_back_what_queries_can(base: Path, tmp_path: Path, channel: Any) -> None:
+def test_channels_write_the_part_that_queries_can_realise(base: Path, tmp_path: Path, channel: Any) -> None:
     report, after = edited(base, tmp_path, layers="1", k=2, channel=channel, retain=0.25, compute_dtype="float64")
     for number, record in enumerate(report.heads):
         query, key = exact(base, 1, number)
@@ -126,7 +126,7 @@ def test_the_full_channel_has_neither_unrealized_share_nor_leak(base: Path, tmp_
 
 
 @pytest.mark.parametrize("control", ["index", "norm"])
-def test_controls_follow_their_seed_and_nothing_else(base: Path, tmp_path: Path, control: Any) -> None:
+def test_controls_depend_on_their_seed(base: Path, tmp_path: Path, control: Any) -> None:
     _, first = edited(base, tmp_path, layers="1", k=2, control=control, seed=1)
     _, again = edited(base, tmp_path, layers="1", k=2, control=control, seed=1)
     _, other = edited(base, tmp_path, layers="1", k=2, control=control, seed=2)
@@ -144,7 +144,7 @@ def test_controls_follow_their_seed_and_nothing_else(base: Path, tmp_path: Path,
 
 
 @pytest.mark.parametrize("asked", [{"k": 5}, {"energy": 1.0}, {"k": 9, "channel": "symmetric"}])
-def test_a_control_that_cannot_match_is_refused_and_nothing_is_written(
+def test_a_control_that_cannot_match_is_refused_without_output(
     base: Path, tmp_path: Path, asked: dict[str, Any]
 ) -> None:
     with pytest.raises(UsageError, match="no index-matched control exists; use at most half of the modes") as caught:
@@ -157,11 +157,11 @@ def test_a_control_that_cannot_match_is_refused_and_nothing_is_written(
 
 
 @pytest.mark.parametrize("control", ["index", "norm"])
-def test_controls_draw_anew_for_every_layer_and_head(tmp_path: Path, control: Any) -> None:
+def test_controls_differ_for_every_layer_and_head(tmp_path: Path, control: Any) -> None:
     tensors = weights()
     for name in (query_name, key_name):
         tensors[name(2)] = tensors[name(1)].clone()
-    for layer in (1, 2):  # heads 0 and 1 share a key head too
+    for layer in (1, 2):  # heads 0 and 1 share a key head
         tensors[query_name(layer)][HEAD_SIZE : 2 * HEAD_SIZE] = tensors[query_name(layer)][:HEAD_SIZE]
     _, after = edited(write(tmp_path / "base", tensors), tmp_path, layers="1-2", k=2, control=control)
     drawn = [head(after, layer, number) for layer in (1, 2) for number in (0, 1)]
@@ -211,7 +211,7 @@ def test_float64_arithmetic_is_closer_than_float32(base: Path, tmp_path: Path) -
     assert errors["float64"] < errors["float32"]
 
 
-def test_a_key_bias_is_told(tmp_path: Path) -> None:
+def test_the_effect_of_a_key_bias_is_reported(tmp_path: Path) -> None:
     base = write(tmp_path / "base", weights(biases=True))
     report, after = edited(base, tmp_path, layers="1", k=2)
     assert any("bias" in sentence for sentence in report.warnings)
@@ -253,27 +253,27 @@ def test_a_key_bias_is_told(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_options_that_make_no_sense_are_refused(base: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+def test_invalid_options_are_refused(base: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         steer(base, out=tmp_path / "edited", **{"layers": "1", **options})
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
 
 
-def test_numbers_of_numpy_are_numbers(base: Path, tmp_path: Path) -> None:
+def test_numbers_of_numpy_are_accepted(base: Path, tmp_path: Path) -> None:
     report, found = edited(base, tmp_path, k=np.int64(2), seed=np.int64(1), retain=np.float32(0.5))
     same, expected = edited(base, tmp_path, k=2, seed=1, retain=0.5)
     assert report.manifest == same.manifest
     assert all(same_bits(found[name], expected[name]) for name in expected)
 
 
-def test_more_modes_than_any_head_has_are_all_of_them(base: Path, tmp_path: Path) -> None:
+def test_more_modes_than_a_head_has_means_all_modes(base: Path, tmp_path: Path) -> None:
     report, found = edited(base, tmp_path, k=2**64 - 1)
     assert verify(report.out, base=str(base)).mismatches == ()
     _, expected = edited(base, tmp_path, k=HEAD_SIZE)
     assert all(same_bits(found[name], expected[name]) for name in expected)
 
 
-def test_a_device_that_cannot_be_chosen_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unavailable_device_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def state() -> None:
         raise RuntimeError("Expected one of cpu, cuda, … device type: bogus\nand much more")
 

@@ -47,7 +47,7 @@ NESTED = "[" * 100_000
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Return the places for a value in a document, by keys and positions."""
+    """Return all paths to values of a document, by keys and positions."""
     found = [path] if path else []
     entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in entries:
@@ -85,7 +85,7 @@ CONFIG_KEYS = [
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(path=st.sampled_from(CONFIG_KEYS), value=STRANGE)
-def test_a_config_that_says_anything(base_files: Path, path: tuple[str, ...], value: Any) -> None:
+def test_any_value_in_a_config_is_accepted_or_refused(base_files: Path, path: tuple[str, ...], value: Any) -> None:
     (base_files / "config.json").write_text(json.dumps(put(CONFIG, path, value)))
     with suppress(QkeditError):
         make_plan(open_checkpoint(LocalFiles(base_files)), SteerOptions(layers="all", allow_text_only=True))
@@ -93,12 +93,12 @@ def test_a_config_that_says_anything(base_files: Path, path: tuple[str, ...], va
 
 @pytest.mark.parametrize("file", ["config.json", INDEX])
 @pytest.mark.parametrize("text", [NESTED, '{"a":' * 100_000, "9" * 10_000, '"', "\xff", '{"weight_map": NaN}'])
-def test_documents_that_are_none(base_files: Path, tmp_path: Path, file: str, text: str) -> None:
+def test_invalid_json_documents_are_refused(base_files: Path, tmp_path: Path, file: str, text: str) -> None:
     source = Path(shutil.copytree(base_files, tmp_path / "source"))
     (source / "config.json").write_text(json.dumps(CONFIG))
     (source / file).write_text(text, encoding="latin-1")
     if file == "config.json" and text.endswith("}"):
-        pytest.skip("a config is read as its loaders read it, which take NaN")
+        pytest.skip("configs may contain NaN, as in their loaders")
     with pytest.raises(CheckpointError):
         open_checkpoint(LocalFiles(source))
 
@@ -113,7 +113,7 @@ def edited(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_manifest_that_says_anything_is_checked_or_refused(edited: tuple[Path, Path], data: st.DataObject) -> None:
+def test_any_value_in_a_manifest_is_checked_or_refused(edited: tuple[Path, Path], data: st.DataObject) -> None:
     base, directory = edited
     original = (directory / "qkedit.json").read_bytes()
     document = json.loads(original)
@@ -130,10 +130,10 @@ def test_a_manifest_that_says_anything_is_checked_or_refused(edited: tuple[Path,
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_steering_what_such_a_manifest_belongs_to(
+def test_steering_an_output_with_such_a_manifest(
     edited: tuple[Path, Path], tmp_path: Path, data: st.DataObject
 ) -> None:
-    """A second edit continues the manifest, writes it again and names the base in the card."""
+    """A second edit continues the manifest and names the base in the card."""
     _, directory = edited
     original = (directory / "qkedit.json").read_bytes()
     document = json.loads(original)
@@ -151,14 +151,14 @@ def test_steering_what_such_a_manifest_belongs_to(
 
 
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "Infinity", "9" * 400, "true"])
-def test_a_manifest_with_a_number_that_is_none(edited: tuple[Path, Path], number: str) -> None:
+def test_a_manifest_with_an_invalid_number_is_refused(edited: tuple[Path, Path], number: str) -> None:
     document = json.loads((edited[1] / "qkedit.json").read_text())
     text = json.dumps(put(document, ("tensors", 0, "heads", 0, "energy_removed"), "HERE")).replace('"HERE"', number)
     with pytest.raises(CheckpointError, match=r"^here.*: .+; write the output again\.$"):
         Manifest.from_json(text.encode(), "here")
 
 
-def test_a_manifest_with_a_key_twice(edited: tuple[Path, Path]) -> None:
+def test_a_manifest_with_a_repeated_key_is_refused(edited: tuple[Path, Path]) -> None:
     text = (edited[1] / "qkedit.json").read_text().replace('"schema"', '"schema": 1, "schema"', 1)
     with pytest.raises(CheckpointError, match=r"^here.*: .+; write the output again\.$"):
         Manifest.from_json(text.encode(), "here")

@@ -1,7 +1,7 @@
 """Test every failing system call: one sentence, an unchanged target, and no other files.
 
-A run that nothing disturbs tells which lines of qkedit make which call on the files of the test. Each of these calls
-is then made to fail once.
+A run without faults shows which lines of qkedit make which call on the files of the test. Each of these calls then
+fails once.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CALLS: dict[str, tuple[Any, str]] = {
 } | {"flock": (fcntl, "flock"), "file": (builtins, "open"), "io file": (io, "open")}
 ROOM = str(Path(qkedit.__file__).parent)
 
-Site = tuple[str, str]  # the call, and the line of qkedit that leads to it
+Site = tuple[str, str]  # the call, and the line of qkedit that makes it
 
 
 class Faults:
@@ -70,7 +70,7 @@ class Faults:
         def call(*arguments: Any, **options: Any) -> Any:
             site = self._site(name, arguments)
             if site is not None and self._fails(site):
-                if name == "close":  # which the system does even when it reports an error
+                if name == "close":  # the system does so even if it reports an error
                     real(*arguments, **options)
                 raise OSError(self.number, os.strerror(self.number))
             return real(*arguments, **options)
@@ -119,7 +119,7 @@ def _patched(watched: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -
 
 JOBS = (
     *("steer", "steer, linked", "steer, kept", "steer, delta", "steer, adapter"),
-    *("apply", "merge", "interpolate", "export", "verify", "diff", "revert", "revert, beside"),
+    *("apply", "merge", "interpolate", "export", "verify", "diff", "revert", "revert to another directory"),
 )
 
 
@@ -133,7 +133,7 @@ def run_job(job: str, place: Path) -> None:
             "steer, delta": {"layout": "delta"},
             "steer, adapter": {"layout": "lora"},
         }.get(job, {})
-        # The model class that names the modules is built by transformers, in half a second each time.
+        # transformers needs half a second to build the model class that names the modules.
         with patch("qkedit.checkpoint.query_modules.query_modules", lambda *_: MODULES):
             steer(base, out=out, layers="1", k=2, overwrite=True, verify=True, **how)
     elif job == "apply":
@@ -148,7 +148,7 @@ def run_job(job: str, place: Path) -> None:
             qkedit.export(place / "delta", base=base, out=out, overwrite=True)
     elif job == "revert":
         revert(out, base=base)
-    elif job == "revert, beside":
+    elif job == "revert to another directory":
         revert(place / "kept", out=out, overwrite=True)
     elif job == "verify":
         assert verify(place / "edited", base=str(base)).mismatches == ()
@@ -159,7 +159,7 @@ def run_job(job: str, place: Path) -> None:
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     if not os.path.isdir("/proc/self/fd"):
-        pytest.skip("needs /proc to know files by their descriptors")
+        pytest.skip("needs /proc to find files by descriptor")
     place = Path(os.path.realpath(tmp_path)) / "place"
     base = write(place / "base", weights())
     steer(base, out=place / "edited", layers="1", k=2, fsync=False)
@@ -170,7 +170,7 @@ def place(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_any_call_that_fails_ends_in_a_sentence(job: str, place: Path) -> None:
+def test_any_failing_call_is_one_sentence(job: str, place: Path) -> None:
     earlier = place / "out"
     shutil.copytree(place / "edited", earlier)
     before = contents(place)
@@ -198,7 +198,7 @@ def test_any_call_that_fails_ends_in_a_sentence(job: str, place: Path) -> None:
         if ended.count("\n") or (ended != "well" and not ended.endswith(".")):
             wrong.append((site, errno.errorcode[faults.number], ended))
         found = contents(place)
-        # Nobody knows whose lock it is that could not be taken or removed; the next run clears it.
+        # A lock that could not be taken or removed may belong to another run; the next run removes it.
         found.pop(".out.qkedit/lock", None)
         if found not in ([after] if ended == "well" else [before, after]):
             left = sorted(set(contents(place)) ^ set(before))
@@ -207,8 +207,8 @@ def test_any_call_that_fails_ends_in_a_sentence(job: str, place: Path) -> None:
     assert not wrong, "\n".join(map(str, wrong))
 
 
-def test_a_model_that_cannot_be_looked_at_raises_nothing_else(place: Path) -> None:
-    """`inspect` and `models` only open a model's files, apart from reading tensors."""
+def test_a_failing_call_while_a_model_is_opened_is_a_qkedit_error(place: Path) -> None:
+    """Apart from reading tensors, `inspect` and `models` only open the files of a model."""
     faults = Faults(place)
     with faults.watching():
         open_checkpoint(resolve(str(place / "base"), None))

@@ -38,7 +38,7 @@ def of_type(directory: Path, model_type: str, text_type: str) -> Path:
         (("llama", "llama"), None),
     ],
 )
-def test_what_an_unrecorded_model_is_taken_for_is_said_everywhere(
+def test_the_assumption_about_an_unrecorded_model_is_always_reported(
     tmp_path: Path, types: tuple[str, str], sentence: str | None
 ) -> None:
     base = of_type(write(tmp_path / "base", weights()), *types)
@@ -55,7 +55,7 @@ def test_what_an_unrecorded_model_is_taken_for_is_said_everywhere(
 
 
 @pytest.mark.parametrize("model_type", ["\ud800", "a\udcffb", "long " * 50_000])
-def test_a_strange_model_type_makes_no_strange_manifest(tmp_path: Path, model_type: str) -> None:
+def test_an_unusual_model_type_gives_a_valid_manifest(tmp_path: Path, model_type: str) -> None:
     base = of_type(write(tmp_path / "base", weights()), model_type, "llama")
     steer(base, out=tmp_path / "out", layers="1", k=2, fsync=False)
     assert verify(tmp_path / "out", base=str(base)).mismatches == ()
@@ -75,7 +75,7 @@ def test_a_strange_model_type_makes_no_strange_manifest(tmp_path: Path, model_ty
     ],
 )
 @pytest.mark.parametrize("text_type", ["llama", "novel_text"])
-def test_what_nothing_explains_in_an_attention_block_is_refused(
+def test_unexplained_tensors_of_an_attention_block_are_refused(
     tmp_path: Path, name: str, shape: tuple[int, ...], sentence: str, text_type: str
 ) -> None:
     tensor = query_name(1).replace("q_proj.weight", name)
@@ -94,7 +94,7 @@ def test_a_norm_next_to_the_attention_block_is_refused(tmp_path: Path, name: str
     assert caught.value.where.startswith("layer 1, ")
 
 
-def test_what_does_not_matter_to_the_product_stops_nothing(tmp_path: Path) -> None:
+def test_tensors_that_do_not_affect_the_product_are_accepted(tmp_path: Path) -> None:
     names = ("o_proj.weight", "v_proj.weight", "v_proj.bias", "rotary_emb.inv_freq", "sinks", "k_scale", "masked_bias")
     others = {query_name(1).replace("q_proj.weight", name): torch.ones(HEAD_SIZE) for name in names}
     base = write(tmp_path / "base", weights() | others)
@@ -125,8 +125,8 @@ def unchanged(_: str, tensor: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(("family", "change"), [("qwen3.5", as_mlx), ("gemma3", unchanged)])
-def test_a_checkpoint_converted_for_mlx_is_edited_as_its_source(tmp_path: Path, family: str, change: Any) -> None:
-    """mlx-lm adds 1 to Qwen3.5's gains when it converts, and to Gemma 3's when it runs."""
+def test_a_checkpoint_converted_for_mlx_is_edited_like_its_source(tmp_path: Path, family: str, change: Any) -> None:
+    """mlx-lm adds 1 to the gains of Qwen3.5 at conversion, and to those of Gemma 3 at run time."""
     source = tiny_models.build(family, tmp_path / "source", dtype="float32")
     mlx = converted(source, tmp_path / "mlx", change)
     reports = [steer(base, out=base.with_suffix(".out"), layers="all", k=2, fsync=False) for base in (source, mlx)]
@@ -138,7 +138,7 @@ def test_a_checkpoint_converted_for_mlx_is_edited_as_its_source(tmp_path: Path, 
         torch.testing.assert_close(theirs[name], ours[name], rtol=1e-5, atol=1e-6)
 
 
-def test_a_mark_of_mlx_on_tensors_that_were_not_converted_is_refused(tmp_path: Path) -> None:
+def test_unconverted_tensors_marked_as_mlx_are_refused(tmp_path: Path) -> None:
     source = tiny_models.build("qwen3.5", tmp_path / "source")
     with pytest.raises(UnsupportedForm, match="marked as MLX's, but this convolution was not converted"):
         plan_for(str(converted(source, tmp_path / "mlx", unchanged)), SteerOptions(layers="all"))

@@ -84,7 +84,7 @@ def names(result: Verification) -> str:
     return "\n".join(result.mismatches)
 
 
-def test_an_output_as_it_was_written(output: Output) -> None:
+def test_an_unchanged_output_has_no_mismatch(output: Output) -> None:
     result = verify(output.directory, base=str(output.base))
     assert result.mismatches == ()
     assert (result.layout, result.tensors_checked, result.compared_with_base) == ("full", 2, "base")
@@ -92,13 +92,13 @@ def test_an_output_as_it_was_written(output: Output) -> None:
     assert result.files_compared == len(["config.json", "tokenizer.json", "README.md", INDEX])
 
 
-def test_a_delta_as_it_was_written(output: Output) -> None:
+def test_an_unchanged_delta_has_no_mismatch(output: Output) -> None:
     result = verify(output.delta, base=str(output.base))
     assert result.mismatches == ()
     assert (result.layout, result.tensors_checked) == ("delta", 2)
 
 
-def test_without_a_base_the_rest_is_not_compared(output: Output) -> None:
+def test_without_a_base_only_edited_tensors_are_checked(output: Output) -> None:
     result = verify(output.directory)
     assert result.mismatches == ()
     assert result.compared_with_base is None
@@ -109,7 +109,7 @@ def test_without_a_base_the_rest_is_not_compared(output: Output) -> None:
     assert verify(output.directory).mismatches == (f"{PLANNED}: SHA-256 differs from the manifest",)
 
 
-def test_the_demo_is_found_without_being_named(tmp_path: Path) -> None:
+def test_the_demo_is_found_as_the_recorded_base(tmp_path: Path) -> None:
     steer("demo", out=tmp_path / "edited", layers="2", fsync=False)
     result = verify(tmp_path / "edited")
     assert result.mismatches == ()
@@ -118,7 +118,7 @@ def test_the_demo_is_found_without_being_named(tmp_path: Path) -> None:
     assert verify(tmp_path / "edited").mismatches == ("config.json: differs from the base",)
 
 
-def test_a_directory_called_demo_is_not_the_demo(output: Output, tmp_path: Path) -> None:
+def test_a_directory_named_demo_is_not_the_demo(output: Output, tmp_path: Path) -> None:
     base = output.base.rename(tmp_path / "demo")
     steer(base, out=tmp_path / "edited", layers="2", fsync=False)
     result = verify(tmp_path / "edited")
@@ -126,7 +126,7 @@ def test_a_directory_called_demo_is_not_the_demo(output: Output, tmp_path: Path)
 
 
 def _move_a_tensor(directory: Path) -> None:
-    """Index and shards agree and every tensor has its bytes, but is in another shard."""
+    """Move a tensor to another shard, with its bytes and a matching index."""
     source, target = shard_of(directory, OTHER), shard_of(directory, PLANNED)
     assert source != target
     moved = tensors_of(directory)[OTHER]
@@ -161,22 +161,25 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a bit of another tensor": (lambda at: flip_in_tensor(at, OTHER), f"{OTHER}: differs from the base"),
     "the dtype of another tensor": (_retype, f"{OTHER}: dtype or shape differs"),
     "a bit of a side file": (lambda at: flip(at / "tokenizer.json", 3), "tokenizer.json: differs from the base"),
-    "a side file that goes on": (
+    "a longer side file": (
         lambda at: (at / "tokenizer.json").write_text((at / "tokenizer.json").read_text() + "\n"),
         "tokenizer.json: differs from the base",
     ),
-    "a side file gone": (lambda at: (at / "tokenizer.json").unlink(), "tokenizer.json: missing"),
+    "a missing side file": (lambda at: (at / "tokenizer.json").unlink(), "tokenizer.json: missing"),
     "the base's card": (lambda at: (at / "README.base.md").write_text("mine"), "README.base.md: differs"),
-    "code put beside": (lambda at: (at / "modeling.py").write_text("evil()"), "modeling.py: not in the base"),
-    "other weights put beside": (lambda at: (at / "pytorch_model.bin").write_bytes(b""), "pytorch_model.bin: not in"),
-    "a shard gone": (lambda at: shard_of(at, OTHER).unlink(), f"{OTHER}: missing"),
-    "the shard of an edited tensor gone": (lambda at: shard_of(at, PLANNED).unlink(), f"{PLANNED}: missing"),
-    "a shard cut off": (lambda at: (p := shard_of(at, PLANNED)).write_bytes(p.read_bytes()[:-2]), "model-0000"),
-    "a tensor gone": (_drop_a_tensor, f"{OTHER}: missing"),
-    "a tensor more": (lambda at: _add_a_tensor(at, indexed=True), "extra.weight: not in the base"),
-    "a tensor more, not in the index": (lambda at: _add_a_tensor(at, indexed=False), "tensor extra.weight: "),
-    "a tensor twice": (_double_a_tensor, f"tensor {OTHER}: occurs twice"),
-    "a tensor elsewhere": (_move_a_tensor, "header differs from the base"),
+    "an added code file": (lambda at: (at / "modeling.py").write_text("evil()"), "modeling.py: not in the base"),
+    "an added file of weights": (lambda at: (at / "pytorch_model.bin").write_bytes(b""), "pytorch_model.bin: not in"),
+    "a missing shard": (lambda at: shard_of(at, OTHER).unlink(), f"{OTHER}: missing"),
+    "the missing shard of an edited tensor": (lambda at: shard_of(at, PLANNED).unlink(), f"{PLANNED}: missing"),
+    "a truncated shard": (lambda at: (p := shard_of(at, PLANNED)).write_bytes(p.read_bytes()[:-2]), "model-0000"),
+    "a missing tensor": (_drop_a_tensor, f"{OTHER}: missing"),
+    "an additional tensor": (lambda at: _add_a_tensor(at, indexed=True), "extra.weight: not in the base"),
+    "an additional tensor that is not in the index": (
+        lambda at: _add_a_tensor(at, indexed=False),
+        "tensor extra.weight: ",
+    ),
+    "a repeated tensor": (_double_a_tensor, f"tensor {OTHER}: occurs twice"),
+    "a moved tensor": (_move_a_tensor, "header differs from the base"),
     "an index entry": (
         lambda at: rewrite_index(at, lambda index: index["weight_map"].pop(OTHER)),
         f"tensor {OTHER}: ",
@@ -192,13 +195,13 @@ TAMPERINGS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("tampering", TAMPERINGS)
-def test_tampering_is_found_and_named(output: Output, tampering: str) -> None:
+def test_every_change_is_found_and_named(output: Output, tampering: str) -> None:
     tamper, expected = TAMPERINGS[tampering]
     tamper(output.directory)
     assert expected in names(verify(output.directory, base=str(output.base)))
 
 
-def test_a_missing_shard_names_all_that_is_gone_with_it(output: Output) -> None:
+def test_all_tensors_of_a_missing_shard_are_named(output: Output) -> None:
     shard = shard_of(output.directory, PLANNED)
     with safe_open(shard, "pt") as file:
         gone = set(file.keys())
@@ -210,7 +213,7 @@ def test_a_missing_shard_names_all_that_is_gone_with_it(output: Output) -> None:
     assert {name for name in weights() if f"{name}: missing" in found} == gone
 
 
-def test_another_base_is_found(output: Output, tmp_path: Path) -> None:
+def test_another_base_is_a_mismatch(output: Output, tmp_path: Path) -> None:
     tensors = weights()
     tensors[PLANNED][0, 0] += 1
     other = write(tmp_path / "other", tensors)
@@ -220,7 +223,7 @@ def test_another_base_is_found(output: Output, tmp_path: Path) -> None:
     assert f"base: {PLANNED}: dtype or shape differs" in found or f"base: {PLANNED}: missing" in found
 
 
-def test_a_wrong_base_is_to_be_named_anew_and_a_broken_output_to_be_written_anew(output: Output) -> None:
+def test_the_remedy_depends_on_a_wrong_base_or_a_broken_output(output: Output) -> None:
     wrong_base = verify(output.directory, base=str(output.directory))
     assert wrong_base.mismatches
     assert wrong_base.remedy.startswith("name the base that was edited")
@@ -228,33 +231,33 @@ def test_a_wrong_base_is_to_be_named_anew_and_a_broken_output_to_be_written_anew
     assert verify(output.directory, base=str(output.base)).remedy.startswith("write the output again")
 
 
-def test_a_changed_manifest_is_found(output: Output) -> None:
+def test_a_changed_manifest_is_a_mismatch(output: Output) -> None:
     path = output.directory / "qkedit.json"
     manifest = json.loads(path.read_text())
-    manifest["tensors"] = manifest["tensors"][:1]  # as if layer 1 had not been edited
+    manifest["tensors"] = manifest["tensors"][:1]  # as if only layer 0 had been edited
     path.write_text(json.dumps(manifest))
     assert f"{PLANNED}: differs from the base" in names(verify(output.directory, base=str(output.base)))
 
 
 DELTA_TAMPERINGS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a bit": (lambda file: flip_in_tensor(file.parent, PLANNED, file), f"{PLANNED}: SHA-256 differs"),
-    "a tensor gone": (lambda file: rewrite(file, lambda tensors: tensors.pop(PLANNED)), f"{PLANNED}: missing"),
-    "a tensor more": (
+    "a missing tensor": (lambda file: rewrite(file, lambda tensors: tensors.pop(PLANNED)), f"{PLANNED}: missing"),
+    "an additional tensor": (
         lambda file: rewrite(file, lambda tensors: tensors.update({"extra": torch.ones(2)})),
         "extra: not in the manifest",
     ),
-    "cut off": (lambda file: file.write_bytes(file.read_bytes()[:-4]), "qkedit-delta.safetensors"),
+    "truncated": (lambda file: file.write_bytes(file.read_bytes()[:-4]), "qkedit-delta.safetensors"),
 }
 
 
 @pytest.mark.parametrize("tampering", DELTA_TAMPERINGS)
-def test_tampering_with_a_delta_is_found(output: Output, tampering: str) -> None:
+def test_every_change_of_a_delta_is_found(output: Output, tampering: str) -> None:
     tamper, expected = DELTA_TAMPERINGS[tampering]
     tamper(output.delta / "qkedit-delta.safetensors")
     assert expected in names(verify(output.delta))
 
 
-def test_a_delta_without_its_tensors_misses_these_alone(output: Output) -> None:
+def test_a_delta_without_its_tensors_is_a_mismatch(output: Output) -> None:
     (output.delta / "qkedit-delta.safetensors").unlink()
     found = verify(output.delta, base=str(output.base))
     assert found.layout == "delta"
@@ -264,13 +267,13 @@ def test_a_delta_without_its_tensors_misses_these_alone(output: Output) -> None:
     )
 
 
-def test_a_link_that_leads_nowhere_is_a_mismatch(output: Output) -> None:
+def test_a_dangling_link_is_a_mismatch(output: Output) -> None:
     (output.directory / "adapter.json").symlink_to(output.directory / "gone")
     mismatches = verify(output.directory, base=str(output.base)).mismatches
     assert mismatches == ("adapter.json: not in the base",)
 
 
-def test_a_delta_put_into_a_full_directory_hides_nothing(output: Output) -> None:
+def test_a_delta_in_a_full_directory_hides_no_change(output: Output) -> None:
     for file in output.delta.iterdir():
         shutil.copy(file, output.directory)
     flip_in_tensor(output.directory, OTHER)
@@ -292,7 +295,7 @@ def test_bytes_read_are_counted(output: Output) -> None:
     assert sum(counts) == sum(tensors_of(output.directory)[query_name(layer)].nbytes for layer in (0, 1))
 
 
-def test_everything_that_is_compared_with_the_base_is_counted(output: Output) -> None:
+def test_all_bytes_compared_with_the_base_are_counted(output: Output) -> None:
     counts: list[int] = []
     assert verify(output.directory, base=str(output.base), on_bytes=counts.append).mismatches == ()
     tensors = {name: tensor.nbytes for name, tensor in tensors_of(output.base).items()}
@@ -301,7 +304,7 @@ def test_everything_that_is_compared_with_the_base_is_counted(output: Output) ->
     assert sum(counts) == sum(tensors.values()) + hashed_twice + sum(files)
 
 
-def test_large_side_files_are_compared_in_pieces_and_only_if_they_are_of_one_size(
+def test_large_side_files_of_equal_size_are_compared_in_pieces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, edited, piece = write(tmp_path / "base", weights()), tmp_path / "edited", 1 << 20

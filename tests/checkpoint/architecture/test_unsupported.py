@@ -45,13 +45,13 @@ REFUSED: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
     "GPTQ or AWQ": ({f"{ATTENTION}.q_proj.qweight": (4, 32), f"{ATTENTION}.q_proj.scales": (1, 32)}, "quantised"),
     "bitsandbytes": ({**projections("model.layers.0"), f"{ATTENTION}.k_proj.weight.absmax": (4,)}, "quantised"),
     "adapters": ({f"{ATTENTION}.q_proj.base_layer.weight": (32, 32)}, "LoRA"),
-    "norm of an unknown kind": ({**projections("model.layers.0"), f"{ATTENTION}.q_norm.weight": (8,)}, "norm"),
-    "no keys": ({f"{ATTENTION}.q_proj.weight": (32, 32)}, "k_proj"),
+    "unknown norm": ({**projections("model.layers.0"), f"{ATTENTION}.q_norm.weight": (8,)}, "norm"),
+    "without keys": ({f"{ATTENTION}.q_proj.weight": (32, 32)}, "k_proj"),
     "unknown layout": (
         {"model.layers.0.attention.query_key_value.weight": (64, 32)},
         "query_key_value.weight [64, 32]",
     ),
-    "no attention at all": ({"model.layers.0.mixer.in_proj.weight": (64, 32)}, "mixer.in_proj.weight [64, 32]"),
+    "without attention": ({"model.layers.0.mixer.in_proj.weight": (64, 32)}, "mixer.in_proj.weight [64, 32]"),
     "different widths": ({**projections("model.layers.0"), f"{ATTENTION}.k_proj.weight": (16, 8)}, "keys read 8"),
     "encoder-decoder": (
         {
@@ -64,7 +64,7 @@ REFUSED: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
         {**projections("model.layers.0"), **projections("language_model.model.layers.0")},
         "twice",
     ),
-    "a bias of another length": ({**projections("model.layers.0"), f"{ATTENTION}.k_proj.bias": (8,)}, "bias"),
+    "a bias of a wrong length": ({**projections("model.layers.0"), f"{ATTENTION}.k_proj.bias": (8,)}, "bias"),
 }
 
 
@@ -74,7 +74,7 @@ QUANTISED: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
         "f2",
     ),
     "GPTQ or AWQ": ({f"{ATTENTION}.q_proj.qweight": (4, 32)}, "f2"),
-    "bytes under the name of weights": (projections("model.layers.0"), "i1"),
+    "integer weights": (projections("model.layers.0"), "i1"),
     # torchao splits a weight into several tensors with its own names.
     "torchao": ({f"{ATTENTION}.q_proj._weight_qdata": (32, 32), f"{ATTENTION}.q_proj._weight_scale": (32, 1)}, "f2"),
 }

@@ -248,7 +248,7 @@ def test_a_reflink_is_tried_first_except_for_copy(
     source: Path, destination: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(copying, "ioctl", reflink_by_copying)
-    monkeypatch.setattr(copying, "copy_ranges", lambda *_: pytest.fail("copied what was cloned"))
+    monkeypatch.setattr(copying, "copy_ranges", lambda *_: pytest.fail("copied after cloning"))
     for link in (LinkMode.AUTO, LinkMode.REFLINK):
         assert clone_or_reserve(source, destination.with_name(f"editable {link}"), size_of(source), link)
         copy_file(source, destination.with_name(f"whole {link}"), size_of(source), link, ignore)

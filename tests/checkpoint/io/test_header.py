@@ -115,14 +115,14 @@ INVALID: dict[str, tuple[bytes, str]] = {
     "nested too deeply": (shard(b'{"a":' + b"[" * 100_000), "not valid JSON"),
     "number of ten thousand digits": (shard(b'{"a": ' + b"9" * 10_000 + b"}"), "not valid JSON"),
     "lone surrogate": (shard(b'{"\\ud800": 1}'), "not valid Unicode"),
-    "tensor twice": (
+    "repeated tensor": (
         shard(
             b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}',
             b"x",
         ),
         "'a' occurs twice",
     ),
-    "field twice": (
+    "repeated field": (
         shard(b'{"a":{"dtype":"U8","dtype":"U8","shape":[1],"data_offsets":[0,1]}}', b"x"),
         "twice",
     ),
@@ -169,9 +169,9 @@ INVALID: dict[str, tuple[bytes, str]] = {
     ),
     "same range": (shard({"a": entry(), "b": entry()}, b"x" * 4), "overlap"),
     "hole": (shard({"a": entry(), "b": entry(offsets=[5, 9])}, b"x" * 9), "tensor b: 1 bytes before it"),
-    "hole in front": (shard({"a": entry(offsets=[1, 5])}, b"x" * 5), "belong to no tensor"),
-    "bytes left over": (shard({"a": entry()}, b"x" * 5), "the last 1 bytes belong to no tensor"),
-    "metadata no map": (shard({"__metadata__": ["pt"]}), "not a map of strings"),
+    "hole at the start": (shard({"a": entry(offsets=[1, 5])}, b"x" * 5), "belong to no tensor"),
+    "surplus bytes": (shard({"a": entry()}, b"x" * 5), "the last 1 bytes belong to no tensor"),
+    "metadata is not a map": (shard({"__metadata__": ["pt"]}), "not a map of strings"),
     "metadata of numbers": (shard({"__metadata__": {"step": 3}}), "not a map of strings"),
 }
 
@@ -205,7 +205,7 @@ def test_a_long_invalid_value_is_quoted_in_short(header: dict[str, object]) -> N
 
 def test_the_library_also_refuses_overlaps_and_holes() -> None:
     # The checks of overlaps and holes are part of the format.
-    for kind in ("overlap", "hole", "hole in front", "bytes left over", "beyond the file"):
+    for kind in ("overlap", "hole", "hole at the start", "surplus bytes", "beyond the file"):
         with pytest.raises(SafetensorError):
             deserialize(INVALID[kind][0])
 

@@ -280,7 +280,7 @@ def test_the_rename_replaces_no_existing_file(target: Path, exchange_kind: str, 
 
 def test_a_target_where_directories_cannot_be_created_is_refused(tmp_path: Path) -> None:
     if not os.path.isdir("/proc/self"):
-        pytest.skip("needs a directory in which not even root creates anything")
+        pytest.skip("needs a directory in which root cannot create files")
     with (
         pytest.raises(QkeditError, match=r"^/proc: cannot create a directory: "),
         StagedDirectory(Path("/proc/edited"), overwrite=False),
@@ -291,7 +291,7 @@ def test_a_target_where_directories_cannot_be_created_is_refused(tmp_path: Path)
 def test_a_read_only_parent_is_refused(target: Path) -> None:
     target.parent.chmod(0o500)
     if os.access(target.parent, os.W_OK):
-        pytest.skip("this user may write anywhere")
+        pytest.skip("this user may write to every directory")
     with pytest.raises(QkeditError, match="permission denied"), StagedDirectory(target, overwrite=False):
         pass
     assert siblings(target) == []

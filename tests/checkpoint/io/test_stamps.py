@@ -31,8 +31,8 @@ def replace_keeping_the_time(file: Path) -> None:
 CHANGES: dict[str, Callable[[Path], object]] = {
     "written to": overwrite,
     "appended to": lambda file: file.write_bytes(file.read_bytes() + b"!"),
-    "cut off": lambda file: os.truncate(file, 5),
-    "replaced by one of the same size and time": replace_keeping_the_time,
+    "truncated": lambda file: os.truncate(file, 5),
+    "replaced by a file of equal size and time": replace_keeping_the_time,
 }
 
 

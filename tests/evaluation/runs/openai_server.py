@@ -92,7 +92,7 @@ def serve() -> Iterator[Callable[[Callable[[dict[str, Any], int], Sent]], Server
         server.close()
 
 
-def said(text: Any, finish_reason: Any = "stop") -> Sent:
+def chat_completion(text: Any, finish_reason: Any = "stop") -> Sent:
     message = {"role": "assistant", "content": text}
     choice = {"index": 0, "message": message, "finish_reason": finish_reason}
     return 200, {"id": "1", "object": "chat.completion", "created": 0, "model": "edited", "choices": [choice]}

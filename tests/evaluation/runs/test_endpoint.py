@@ -23,7 +23,7 @@ from qkedit.evaluation.runs.endpoint import Endpoint, data_url
 from qkedit.evaluation.runs.evaluate import evaluate
 from qkedit.evaluation.runs.run_files import recorded_identity
 from tests.evaluation.runs.asked import questions, task, write_images
-from tests.evaluation.runs.openai_server import Sent, said, serve
+from tests.evaluation.runs.openai_server import Sent, chat_completion, serve
 
 pytest.importorskip("openai")
 
@@ -61,7 +61,7 @@ def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_request_has_model_prompt_image_and_key(serve: Any, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = serve(lambda body, number: said(" No.\n"))
+    server = serve(lambda body, number: chat_completion(" No.\n"))
     monkeypatch.setenv("QKEDIT_API_KEY", "secret")
     monkeypatch.setenv("OPENAI_API_KEY", "of somebody else")
     assert answer_of(Endpoint(server.url), ask(images / "1.png")) == " No.\n"
@@ -104,7 +104,7 @@ def test_answers_in_any_order_are_stored_with_their_questions(serve: Any, images
 
     def reply(body: dict[str, Any], number: int) -> Sent:
         together.wait()
-        return said("No." if asked_in(body) in (questions()[1].prompt, questions()[2].prompt) else "Yes.")
+        return chat_completion("No." if asked_in(body) in (questions()[1].prompt, questions()[2].prompt) else "Yes.")
 
     server = serve(reply)
     endpoint = Endpoint(server.url, concurrency=3)
@@ -132,7 +132,9 @@ def test_answers_in_any_order_are_stored_with_their_questions(serve: Any, images
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503])
 def test_temporary_errors_are_retried(serve: Any, status: int) -> None:
-    server = serve(lambda body, number: said("Yes.") if number == 3 else (status, {"error": {"message": "busy"}}))
+    server = serve(
+        lambda body, number: chat_completion("Yes.") if number == 3 else (status, {"error": {"message": "busy"}})
+    )
     assert answer_of(Endpoint(server.url, retries=3), ask()) == "Yes."
     server.bodies.clear()
     with pytest.raises(
@@ -193,7 +195,7 @@ def test_invalid_chat_completions_are_refused(serve: Any, answer: Any) -> None:
     ],
 )
 def test_answers_have_text_and_finish_reason(serve: Any, content: Any, reason: Any, reply: Reply) -> None:
-    server = serve(lambda body, number: said(content, reason))
+    server = serve(lambda body, number: chat_completion(content, reason))
     assert reply_of(Endpoint(server.url), ask()) == reply
 
 
@@ -202,7 +204,7 @@ def test_an_answer_that_is_not_text_does_not_end_the_run(
     serve: Any, images: Path, tmp_path: Path, content: Any
 ) -> None:
     contents: list[Any] = ["No.", content]
-    server = serve(lambda body, number: said(contents[min(number, 1)]))
+    server = serve(lambda body, number: chat_completion(contents[min(number, 1)]))
     for _ in range(2):
         with pytest.raises(QkeditError, match="not in OpenAI's protocol"):
             evaluate(Endpoint(server.url, concurrency=1), [task()], images, tmp_path / "out")
@@ -211,7 +213,12 @@ def test_an_answer_that_is_not_text_does_not_end_the_run(
 
 
 def test_empty_and_cut_answers_are_counted_with_a_warning(serve: Any, images: Path, tmp_path: Path) -> None:
-    answers = [said(None, "length"), said(""), said("Yes, but", "length"), *[said("No.")] * 3]
+    answers = [
+        chat_completion(None, "length"),
+        chat_completion(""),
+        chat_completion("Yes, but", "length"),
+        *[chat_completion("No.")] * 3,
+    ]
     server = serve(lambda body, number: answers[number])
     finished = evaluate(Endpoint(server.url, concurrency=1), [task()], images, tmp_path / "out")
     again = evaluate(Endpoint(server.url), [task()], images, tmp_path / "out")
@@ -244,14 +251,14 @@ def test_a_server_that_sends_single_bytes_times_out(serve: Any, monkeypatch: pyt
 
     clock = iter(range(0, 10_000, 400))
     monkeypatch.setattr(bounded_client.time, "monotonic", lambda: next(clock))
-    server = serve(lambda body, number: said("a" * 2**18))
+    server = serve(lambda body, number: chat_completion("a" * 2**18))
     with pytest.raises(QkeditError, match="did not answer within 600 s"):
         answer_of(Endpoint(server.url, model="edited", retries=0), ask())
 
 
 def test_a_redirect_is_followed_without_reading_its_body(serve: Any) -> None:
     """A redirect is refused; a hostile one could fill the memory by its body."""
-    there = serve(lambda body, number: said("Yes."))
+    there = serve(lambda body, number: chat_completion("Yes."))
     here = serve(lambda body, number: (307, "a" * 2**20))
     here.sends = {"Location": f"{there.url}/v1/chat/completions"}
     assert answer_of(Endpoint(here.url, model="edited"), ask()) == "Yes."
@@ -269,7 +276,9 @@ def test_an_endless_response_is_refused(
     from qkedit.evaluation.runs import bounded_client
 
     monkeypatch.setattr(bounded_client, "LARGEST_RESPONSE", 2**20)
-    server = serve(lambda body, number: said("a" * 2**20) if status == 200 else (status, {"error": "a" * 2**20}))
+    server = serve(
+        lambda body, number: chat_completion("a" * 2**20) if status == 200 else (status, {"error": "a" * 2**20})
+    )
     server.packs = packed
     with pytest.raises(QkeditError, match=r"sent more than 1 MB in one response"):
         answer_of(Endpoint(server.url), ask())
@@ -282,7 +291,7 @@ def test_an_endless_response_is_refused(
 
 def test_a_finished_run_is_scored_again_without_its_server(serve: Any, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    server = serve(lambda body, number: said("No."))
+    server = serve(lambda body, number: chat_completion("No."))
     finished = evaluate(Endpoint(server.url), [task()], images, out)
     server.models = ["base"]  # a server that runs has precedence over the record
     with pytest.raises(UsageError, match='endpoint_model was "edited" and is "base"'):
@@ -308,7 +317,7 @@ def test_a_run_ends_at_a_signal_while_its_server_is_silent(serve: Any, images: P
     def reply(body: dict[str, Any], number: int) -> Sent:
         asked.release()
         release.wait(120)
-        return said("late")
+        return chat_completion("late")
 
     server = serve(reply)
     rows = [{"id": "1", "image": "0.png", "question": "Is it?", "truth": "yes"}]
@@ -348,7 +357,7 @@ def test_a_late_answer_is_an_error(serve: Any) -> None:
 
     def reply(body: dict[str, Any], number: int) -> Sent:
         wait.wait(20)
-        return said("late")
+        return chat_completion("late")
 
     server = serve(reply)
     with pytest.raises(QkeditError, match=r"did not answer within 0\.05 s"):
@@ -357,7 +366,7 @@ def test_a_late_answer_is_an_error(serve: Any) -> None:
 
 
 def test_the_model_is_named_or_the_only_one_of_the_server(serve: Any) -> None:
-    server = serve(lambda body, number: said("x"))
+    server = serve(lambda body, number: chat_completion("x"))
     server.models = ["base", "edited"]
     with pytest.raises(UsageError, match="serves 2 models; choose --endpoint-model base or edited"):
         answer_of(Endpoint(server.url), ask())
@@ -423,14 +432,14 @@ def test_answers_in_progress_at_an_error_are_kept(serve: Any, images: Path, tmp_
     def reply(body: dict[str, Any], number: int) -> Sent:
         if number < 4:
             together.wait()
-        return (400, {"error": {"message": "no"}}) if asked_in(body) == prompts[0] else said("Yes.")
+        return (400, {"error": {"message": "no"}}) if asked_in(body) == prompts[0] else chat_completion("Yes.")
 
     server = serve(reply)
     with pytest.raises(QkeditError, match="400"):
         evaluate(Endpoint(server.url, concurrency=4), [task()], images, tmp_path / "out")
     answered = {asked_in(body) for body in server.bodies} - {prompts[0]}
     assert len(answered) >= 3
-    healthy = serve(lambda body, number: said("Yes."))
+    healthy = serve(lambda body, number: chat_completion("Yes."))
     record = tmp_path / "out" / "run.json"
     record.write_text(record.read_text().replace(server.url, healthy.url))
     evaluate(Endpoint(healthy.url), [task()], images, tmp_path / "out")

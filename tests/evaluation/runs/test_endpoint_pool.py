@@ -15,7 +15,7 @@ from qkedit.evaluation.runs.endpoint_pool import EndpointPool
 from qkedit.evaluation.runs.evaluate import evaluate
 from qkedit.evaluation.runs.run_files import recorded_identity
 from tests.evaluation.runs.asked import questions, task, write_images
-from tests.evaluation.runs.openai_server import Sent, Server, said, serve
+from tests.evaluation.runs.openai_server import Sent, Server, chat_completion, serve
 
 pytest.importorskip("openai")
 
@@ -48,7 +48,7 @@ def test_servers_share_the_questions(serve: Any, images: Path, tmp_path: Path) -
 
     def reply(body: dict[str, Any], number: int) -> Sent:
         together.wait()
-        return said("Yes.")
+        return chat_completion("Yes.")
 
     here, there = serve(reply), serve(reply)
     servers = pool(here.url, there.url, concurrency=3)
@@ -67,7 +67,7 @@ def test_servers_share_the_questions(serve: Any, images: Path, tmp_path: Path) -
 def test_a_server_that_cannot_be_reached_is_left_out(
     serve: Any, unreachable: str, images: Path, tmp_path: Path
 ) -> None:
-    here = serve(lambda body, number: said("Yes."))
+    here = serve(lambda body, number: chat_completion("Yes."))
     finished = evaluate(pool(unreachable, here.url, model="edited", retries=0), [task()], images, tmp_path / "out")
     assert prompts_at(here) == sorted(question.prompt for question in questions())
     (warning,) = [text for text in finished.warnings if "cannot be reached" in text]
@@ -81,14 +81,14 @@ def test_a_server_that_cannot_be_reached_is_left_out(
 
 
 def test_a_refusal_of_one_server_ends_the_run(serve: Any, images: Path, tmp_path: Path) -> None:
-    here = serve(lambda body, number: said("Yes."))
+    here = serve(lambda body, number: chat_completion("Yes."))
     there = serve(lambda body, number: (400, {"error": {"message": "no images"}}))
     with pytest.raises(QkeditError, match="400: no images"):
         evaluate(pool(here.url, there.url), [task()], images, tmp_path / "out")
 
 
 def test_invalid_pools_are_refused(serve: Any) -> None:
-    here, there = (serve(lambda body, number: said("Yes.")) for _ in range(2))
+    here, there = (serve(lambda body, number: chat_completion("Yes.")) for _ in range(2))
     there.models = ["other"]
     with pytest.raises(UsageError, match=r"serves edited and .* serves other; name servers of one model"):
         pool(here.url, there.url).identity()
@@ -97,7 +97,9 @@ def test_invalid_pools_are_refused(serve: Any) -> None:
 
 
 def test_a_busy_server_gets_fewer_requests(serve: Any, images: Path, tmp_path: Path) -> None:
-    server = serve(lambda body, number: said("Yes.") if number >= 4 else (503, {"error": {"message": "busy"}}))
+    server = serve(
+        lambda body, number: chat_completion("Yes.") if number >= 4 else (503, {"error": {"message": "busy"}})
+    )
     endpoint = Endpoint(server.url, model="edited", concurrency=4)
     with endpoint.lane() as lane:
         endpoint.answer(lane.client, _request(None))
@@ -106,7 +108,7 @@ def test_a_busy_server_gets_fewer_requests(serve: Any, images: Path, tmp_path: P
 
 
 def test_a_server_receives_urls_of_images(serve: Any, images: Path, tmp_path: Path) -> None:
-    server = serve(lambda body, number: said("Yes."))
+    server = serve(lambda body, number: chat_completion("Yes."))
     served = ServedImages(images, "file:///data/val 2014/".replace(" ", "%20"))
     finished = evaluate(Endpoint(server.url, images=served), [task()], images, tmp_path / "out")
     urls = {body["messages"][0]["content"][0]["image_url"]["url"] for body in server.bodies}

@@ -156,12 +156,12 @@ def test_edits_change_answers_and_identity(tmp_path: Path) -> None:
     steer("demo", out=tmp_path / "full", **steered)
     edited = LocalModel("demo", dtype="float32", edits=(str(tmp_path / "delta"),))
 
-    def said(model: LocalModel) -> list[str]:
+    def texts_of(model: LocalModel) -> list[str]:
         with model.session() as session:
             return [reply.text for _, reply in session.answers([ask(0, tmp_path / "0.png", 24)])]
 
-    assert said(edited) == said(LocalModel(str(tmp_path / "full"), dtype="float32"))
-    assert said(edited) != said(LocalModel("demo", dtype="float32"))
+    assert texts_of(edited) == texts_of(LocalModel(str(tmp_path / "full"), dtype="float32"))
+    assert texts_of(edited) != texts_of(LocalModel("demo", dtype="float32"))
     plain, identity = LocalModel("demo", dtype="float32").identity(), edited.identity()
     assert "edits" not in plain
     assert identity == plain | {"edits": identity["edits"]}

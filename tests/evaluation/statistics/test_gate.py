@@ -177,20 +177,20 @@ def test_no_worse_needs_a_direction_and_a_matching_baseline() -> None:
         gate(RESULT, no_worse=[NoWorse("chair_s", 0.1)], baseline=other_rule)
 
 
-def asked(*ids: str, n: int | None = None, truths: str = "", questions: str | None = None) -> Measured:
+def result_of(*ids: str, n: int | None = None, truths: str = "", questions: str | None = None) -> Measured:
     return Measured("pope", "random", {"f1": 0.9}, "official", n, ids or None, tuple(truths) or None, questions)
 
 
 @pytest.mark.parametrize(
     ("baseline", "result", "words"),
     [
-        (asked("1", "2", n=2), asked("1", n=1), "2 and 1 items, of which 1 are in one of them alone"),
-        (asked("1", "2", n=2), asked("1", "3", n=2), "2 and 2 items, of which 2 are"),
-        (asked(n=3000), asked(n=2), "3000 and 2 answers"),
-        (asked("1", n=1), asked(n=2), "1 and 2 answers"),
-        (asked("1", questions="a"), asked("1", questions="b"), "the wording or the images differ"),
-        (asked(questions="a"), asked(questions="b"), "the wording or the images differ"),
-        (asked("1", "2", truths="yn"), asked("1", "2", truths="yy"), "some items have another ground truth"),
+        (result_of("1", "2", n=2), result_of("1", n=1), "2 and 1 items, of which 1 are in one of them alone"),
+        (result_of("1", "2", n=2), result_of("1", "3", n=2), "2 and 2 items, of which 2 are"),
+        (result_of(n=3000), result_of(n=2), "3000 and 2 answers"),
+        (result_of("1", n=1), result_of(n=2), "1 and 2 answers"),
+        (result_of("1", questions="a"), result_of("1", questions="b"), "the wording or the images differ"),
+        (result_of(questions="a"), result_of(questions="b"), "the wording or the images differ"),
+        (result_of("1", "2", truths="yn"), result_of("1", "2", truths="yy"), "some items have another ground truth"),
     ],
 )
 def test_a_baseline_with_other_questions_is_refused(baseline: Measured, result: Measured, words: str) -> None:
@@ -202,11 +202,11 @@ def test_a_baseline_with_other_questions_is_refused(baseline: Measured, result: 
 @pytest.mark.parametrize(
     ("baseline", "result"),
     [
-        (asked("1", "2", questions="a"), asked("1", "2", questions="a")),
-        (asked("1"), asked(n=1)),  # a missing value does not differ
+        (result_of("1", "2", questions="a"), result_of("1", "2", questions="a")),
+        (result_of("1"), result_of(n=1)),  # a missing value does not differ
         (
-            asked("1", "2", n=2),
-            asked("1", "2", n=1),
+            result_of("1", "2", n=2),
+            result_of("1", "2", n=1),
         ),  # a rule that drops answers counts fewer
     ],
 )

@@ -72,7 +72,7 @@ def differences(edited: Path, base: Path, layers: tuple[int, ...]) -> dict[int, 
 
 
 @pytest.mark.parametrize("options", EDITS, ids=str)
-def test_the_factors_are_the_edit(options: dict[str, Any], tmp_path: Path) -> None:
+def test_the_factors_equal_the_edit(options: dict[str, Any], tmp_path: Path) -> None:
     base = write(tmp_path / "base", weights(dtype=torch.float64, biases=True))
     options = {"layers": "0,2", "compute_dtype": "float64", **options}
     full = steer(base, out=tmp_path / "full", fsync=False, **options).manifest
@@ -94,8 +94,8 @@ def test_the_factors_are_the_edit(options: dict[str, Any], tmp_path: Path) -> No
             rows = {int(row) // HEAD_SIZE for row in column.nonzero().flatten()}
             assert rows == {head}
         for side in (left, right):
-            assert 0.3 < float(torch.linalg.matrix_norm(side)) / size**0.5 < 3, "the factors are of one size"
-    # The manifest knows the weights that the edit has in the other layouts, too.
+            assert 0.3 < float(torch.linalg.matrix_norm(side)) / size**0.5 < 3, "the factors have equal norms"
+    # The manifest also has the hashes of the weights in the other layouts.
     assert manifest.tensors == full.tensors
 
 
@@ -116,7 +116,7 @@ def test_the_config_names_base_modules_and_ranks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rank", [1, 5, 8, 100])
-def test_a_truncated_adapter_states_its_error(rank: int, tmp_path: Path) -> None:
+def test_a_truncated_adapter_reports_its_error(rank: int, tmp_path: Path) -> None:
     base = write(tmp_path / "base", weights())
     steer(base, out=tmp_path / "full", layers="1", k=2, compute_dtype="float64", fsync=False)
     manifest = adapter(base, tmp_path / "adapter", layers="1", k=2, rank=rank)
@@ -136,7 +136,7 @@ def test_a_truncated_adapter_states_its_error(rank: int, tmp_path: Path) -> None
 @pytest.mark.parametrize("options", [EDITS[0], EDITS[4], EDITS[6]], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("layout", ["full", "delta"])
-def test_an_exported_edit_is_the_stored_difference(
+def test_an_exported_edit_equals_the_stored_difference(
     options: dict[str, Any], dtype: torch.dtype, layout: Any, tmp_path: Path
 ) -> None:
     base = write(tmp_path / "base", weights(dtype=dtype))
@@ -155,19 +155,19 @@ def test_an_exported_edit_is_the_stored_difference(
     assert [layer.rank for layer in manifest.adapter] == [layer.rank for layer in direct.adapter]
     assert verify(tmp_path / "adapter", base=str(base)).mismatches == ()
 
-    # Applied, it gives the stored weights back but for the last bits of some.
+    # Applying it restores the stored weights except for the last bits of some.
     once, full = applied(tmp_path / "adapter", base, tmp_path / "applied"), tensors_of(tmp_path / "full")
     for name, tensor in full.items():
         apart = (once[name].double() - tensor.double()).abs()
         spacing = torch.finfo(dtype).eps * tensor.double().abs().max()
         assert float(apart.max()) <= spacing
-        # Float32 weights are as fine as the factors are. In bfloat16 the two directions of a head's eight that the
-        # factors hold keep their part of the rounding, so that most sums come out at the stored number again.
+        # Float32 weights have the precision of the factors. In bfloat16 the factors hold two of eight directions of a
+        # head, with their part of the rounding, so most sums are rounded to the stored number again.
         assert dtype == torch.float32 or float((apart > 0).double().mean()) < 0.25
 
 
-def test_an_export_is_exact_where_the_rank_allows(tmp_path: Path) -> None:
-    """With as many modes as a head has rows, rounding adds no direction, and the same bytes result."""
+def test_an_export_of_full_rank_is_exact(tmp_path: Path) -> None:
+    """With as many modes as rows of a head, rounding adds no direction, and the bytes are equal."""
     base = write(tmp_path / "base", weights(dtype=torch.bfloat16))
     steer(base, out=tmp_path / "full", layers="0-1", k=HEAD_SIZE, retain=0.5, fsync=False)
     manifest = exported(tmp_path / "full", base, tmp_path / "adapter")
@@ -179,7 +179,7 @@ def test_an_export_is_exact_where_the_rank_allows(tmp_path: Path) -> None:
     )
 
 
-def test_truncation_and_rounding_add_up(tmp_path: Path) -> None:
+def test_errors_of_truncation_and_rounding_add_up(tmp_path: Path) -> None:
     base = write(tmp_path / "base", weights(dtype=torch.bfloat16))
     steer(base, out=tmp_path / "full", layers="1", k=2, fsync=False)
     manifest = exported(tmp_path / "full", base, tmp_path / "adapter", rank=3)
@@ -190,7 +190,7 @@ def test_truncation_and_rounding_add_up(tmp_path: Path) -> None:
     np.testing.assert_allclose(manifest.adapter[0].error, realised, rtol=1e-5)
 
 
-def test_an_adapter_applied_is_the_edited_checkpoint(tmp_path: Path) -> None:
+def test_an_applied_adapter_equals_the_edited_checkpoint(tmp_path: Path) -> None:
     tensors = weights(dtype=torch.bfloat16)
     tensors[query_name(1)][:HEAD_SIZE] = -0.0  # a head without modes keeps its bits
     base = write(tmp_path / "base", tensors)
@@ -207,7 +207,7 @@ def test_an_adapter_applied_is_the_edited_checkpoint(tmp_path: Path) -> None:
         mine, theirs, old = (held[query_name(layer)] for held in (found, after, before))
         rows = slice(HEAD_SIZE if layer == 1 else 0, 3 * HEAD_SIZE)
         assert same_bits(mine[3 * HEAD_SIZE :], old[3 * HEAD_SIZE :])
-        # The other one was calculated in float32: a sum in the middle between two numbers may fall to either.
+        # The other one was computed in float32: a sum midway between two numbers may be rounded to either.
         assert (mine != theirs).double().mean() < 0.01
         torch.testing.assert_close(mine[rows], theirs[rows], rtol=torch.finfo(torch.bfloat16).eps, atol=1e-6)
     assert same_bits(found[query_name(1)][:HEAD_SIZE], before[query_name(1)][:HEAD_SIZE])
@@ -217,7 +217,7 @@ def test_an_adapter_applied_is_the_edited_checkpoint(tmp_path: Path) -> None:
     )
 
 
-def test_an_adapter_is_reproducible_and_replaces_only_what_is_qkedits(tmp_path: Path) -> None:
+def test_an_adapter_is_reproducible_and_replaces_only_outputs_of_qkedit(tmp_path: Path) -> None:
     base = write(tmp_path / "base", weights())
     for name in ("one", "other"):
         adapter(base, tmp_path / name, layers="0", verify=True)
@@ -249,7 +249,7 @@ def damage(directory: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["a number", "a missing factor", "another factor", "the scaling", "no file"])
-def test_a_damaged_adapter_is_found(kind: str, tmp_path: Path) -> None:
+def test_a_damaged_adapter_is_refused(kind: str, tmp_path: Path) -> None:
     base = write(tmp_path / "base", weights())
     adapter(base, tmp_path / "adapter", layers="0")
     assert verify(tmp_path / "adapter", base=str(base)).mismatches == ()
@@ -262,7 +262,7 @@ def test_a_damaged_adapter_is_found(kind: str, tmp_path: Path) -> None:
         assert not (tmp_path / "applied").exists()
 
 
-def test_another_base_is_found(tmp_path: Path) -> None:
+def test_another_base_is_refused(tmp_path: Path) -> None:
     base, other = write(tmp_path / "base", weights()), write(tmp_path / "other", weights(seed=1))
     adapter(base, tmp_path / "adapter", layers="0")
     (mismatch,) = verify(tmp_path / "adapter", base=str(other)).mismatches
@@ -273,21 +273,21 @@ def test_another_base_is_found(tmp_path: Path) -> None:
             make(tmp_path / "delta", other, tmp_path / "out")
 
 
-def test_what_no_adapter_can_hold_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    base = written(tmp_path / "base", PUBLISHED["Qwen-VL"])  # without the code that is published with it
+def test_an_edit_that_no_adapter_can_hold_is_refused_before_writing(tmp_path: Path) -> None:
+    base = written(tmp_path / "base", PUBLISHED["Qwen-VL"])  # without its published code
     with pytest.raises(QkeditError, match="transformers has no model class for it"):
         steer(base, out=tmp_path / "adapter", layers="1", layout="lora", fsync=False)
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
 
 
-def test_an_adapter_is_not_exported_again(tmp_path: Path) -> None:
+def test_exporting_an_adapter_is_refused(tmp_path: Path) -> None:
     base = write(tmp_path / "base", weights())
     adapter(base, tmp_path / "adapter", layers="0")
     with pytest.raises(QkeditError, match="is an adapter already"):
         exported(tmp_path / "adapter", base, tmp_path / "again")
 
 
-def test_a_base_that_is_a_directory_must_be_named(tmp_path: Path) -> None:
+def test_a_local_base_must_be_named(tmp_path: Path) -> None:
     base = write(tmp_path / "base", weights())
     steer(base, out=tmp_path / "delta", layers="0", layout="delta", fsync=False)
     with pytest.raises(QkeditError, match="--base: the base is a directory"):
@@ -295,6 +295,6 @@ def test_a_base_that_is_a_directory_must_be_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("layout", "rank"), [("full", 4), ("lora", 0), ("lora", -1)])
-def test_ranks_that_mean_nothing(layout: Any, rank: int) -> None:
+def test_invalid_ranks_are_refused(layout: Any, rank: int) -> None:
     with pytest.raises(QkeditError, match="rank"):
         OutputOptions(Path("out"), layout, rank=rank)

@@ -61,7 +61,7 @@ def refused(edit: Path, base: Path, out: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", CHANGES)
-def test_factors_that_do_not_fit_are_refused(kind: str, tmp_path: Path) -> None:
+def test_factors_of_wrong_shapes_are_refused(kind: str, tmp_path: Path) -> None:
     base = write(tmp_path / "base", weights())
     steer(base, out=tmp_path / "edit", layers="0", k=2, layout="lora", fsync=False)
     side, change = CHANGES[kind]
@@ -70,11 +70,11 @@ def test_factors_that_do_not_fit_are_refused(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("head", [-1, 1, 99])
-def test_heads_that_the_base_does_not_have_are_refused(head: int, tmp_path: Path) -> None:
+def test_heads_that_the_base_lacks_are_refused(head: int, tmp_path: Path) -> None:
     base = write(tmp_path / "base", weights())
     steer(base, out=tmp_path / "edit", layers="0", k=2, layout="lora", fsync=False)
     manifest = json.loads((tmp_path / "edit" / "qkedit.json").read_text())
-    manifest["tensors"][0]["heads"][0]["head"] = head  # 1 is there already
+    manifest["tensors"][0]["heads"][0]["head"] = head  # 1 is already listed
     (tmp_path / "edit" / "qkedit.json").write_text(json.dumps(manifest))
     refused(tmp_path / "edit", base, tmp_path / "out")
 

@@ -1,4 +1,4 @@
-"""Test adapters in PEFT: switched, exchanged, stacked, merged and removed."""
+"""Test adapters in PEFT: switching, exchanging, stacking, merging and removing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ peft = pytest.importorskip("peft")
 pytestmark = [
     # peft 0.21 asks transformers 5.23 for it.
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
-    # A second adapter on the same model is what is tried.
+    # A warning about a second adapter on one model, which is intended here.
     pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute:UserWarning"),
 ]
 
@@ -81,14 +81,14 @@ def test_adapters_are_exchanged_and_switched_off_while_a_model_runs(edited: Edit
     assert not close(edited.models[0], edited.models[1])
 
 
-def test_unload_gives_the_base_back_bit_for_bit(edited: Edited) -> None:
+def test_unload_restores_the_base_bit_for_bit(edited: Edited) -> None:
     model = peft.PeftModel.from_pretrained(edited.fresh(), edited.adapters[0]).unload()
     before, after = edited.base.state_dict(), model.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_an_adapter_touches_the_modules_that_it_names_and_no_other(edited: Edited) -> None:
+def test_an_adapter_changes_only_the_named_modules(edited: Edited) -> None:
     model = peft.PeftModel.from_pretrained(edited.fresh(), edited.adapters[1])
     targets = [name for name, module in model.base_model.model.named_modules() if hasattr(module, "lora_A")]
     assert targets == [f"model.language_model.layers.{layer}.self_attn.q_proj" for layer in (1, 3)]
@@ -97,10 +97,10 @@ def test_an_adapter_touches_the_modules_that_it_names_and_no_other(edited: Edite
         module = model.base_model.model.get_submodule(name)
         assert module.r["default"] == module.lora_A["default"].out_features == ranks[name]
         assert module.scaling["default"] == 1
-    assert len(set(ranks.values())) == 2, "so that the patterns of ranks are tried"
+    assert len(set(ranks.values())) == 2, "the test needs different ranks"
 
 
-def test_an_ordinary_lora_is_stacked_on_an_edit(edited: Edited, tmp_path: Path) -> None:
+def test_an_ordinary_lora_can_be_stacked_on_an_edit(edited: Edited, tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = peft.LoraConfig(
         r=2, lora_alpha=6, target_modules=r".*language_model.*\.(q_proj|v_proj)", init_lora_weights=False
@@ -118,12 +118,12 @@ def test_an_ordinary_lora_is_stacked_on_an_edit(edited: Edited, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_merged_weights_are_the_edited_ones_within_a_rounding(dtype: str, tmp_path: Path) -> None:
+def test_merged_weights_equal_the_edited_ones_within_one_rounding(dtype: str, tmp_path: Path) -> None:
     base = tiny_models.build(FAMILY, tmp_path / "base", dtype=dtype)
     qkedit.steer(base, out=tmp_path / "full", fsync=False, **FIRST)
     qkedit.steer(base, out=tmp_path / "adapter", layout="lora", fsync=False, **FIRST)
     expected = loaded(tmp_path / "full", dtype).state_dict()
-    # In float32 the sum is exact enough; PEFT itself adds in the dtype of the weights, and rounds once more.
+    # In float32 the sum is exact enough; PEFT adds in the dtype of the weights, with one more rounding.
     wide = peft.PeftModel.from_pretrained(loaded(base, "float32"), tmp_path / "adapter").merge_and_unload()
     kind = getattr(torch, dtype)
     for name, weights in wide.state_dict().items():

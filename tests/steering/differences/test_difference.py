@@ -65,7 +65,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("form", ["a", "a full"])
 @pytest.mark.parametrize("other", ["b", "b full"])
-def test_every_figure_is_that_of_the_dense_products(place: Path, form: str, other: str) -> None:
+def test_every_figure_equals_that_of_the_dense_products(place: Path, form: str, other: str) -> None:
     found = difference_between(str(place / form), str(place / other), base=str(place / "base"))
     before, one, two = (tensors_of(place / name) for name in ("base", "a full", "b full"))
     assert found.base == "base"
@@ -96,7 +96,7 @@ def test_every_figure_is_that_of_the_dense_products(place: Path, form: str, othe
     assert angles_seen == 3
 
 
-def test_two_checkpoints_are_measured_by_the_first_one(place: Path) -> None:
+def test_differences_of_checkpoints_are_relative_to_the_first(place: Path) -> None:
     found = difference_between(str(place / "base"), str(place / "a full"))
     before, after = tensors_of(place / "base"), tensors_of(place / "a full")
     assert found.base is None
@@ -108,7 +108,7 @@ def test_two_checkpoints_are_measured_by_the_first_one(place: Path) -> None:
             assert (head.rank, head.rank_a, head.rank_b, head.angles) == (3, None, None, ())
 
 
-def test_the_other_side_is_the_base_of_an_edit(place: Path) -> None:
+def test_an_edit_can_be_compared_with_its_base(place: Path) -> None:
     found = difference_between(str(place / "base"), str(place / "a"))
     full = difference_between(str(place / "base"), str(place / "a full"), base=str(place / "base"))
     assert found.layers == full.layers
@@ -117,13 +117,13 @@ def test_the_other_side_is_the_base_of_an_edit(place: Path) -> None:
 
 
 @pytest.mark.parametrize("pair", [("a", "a full"), ("a full", "a"), ("b", "b")])
-def test_the_same_edit_in_another_form_does_not_differ(place: Path, pair: tuple[str, str]) -> None:
+def test_layouts_of_one_edit_do_not_differ(place: Path, pair: tuple[str, str]) -> None:
     found = difference_between(*(str(place / name) for name in pair), base=str(place / "base"))
     assert (len(found), found.layers) == (0, ())
 
 
 def test_an_adapter_against_a_delta(place: Path, tmp_path: Path) -> None:
-    """Layouts of one edit differ by rounding at most; a stronger edit has the same directions and two more."""
+    """The layouts differ at most by rounding; a stronger edit has the same directions and two more."""
     for name, layout, k in (("adapter", "lora", 1), ("delta", "delta", 1), ("more", "delta", 3)):
         with patch("qkedit.checkpoint.query_modules.query_modules", lambda *_: MODULES):
             steer(place / "base", out=tmp_path / name, layers="1", k=k, layout=layout, device="cpu", fsync=False)
@@ -137,7 +137,7 @@ def test_an_adapter_against_a_delta(place: Path, tmp_path: Path) -> None:
     assert max(angle for head in layer.heads for angle in head.angles) < 0.01
 
 
-def test_keys_that_differ_are_part_of_the_product(place: Path, tmp_path: Path) -> None:
+def test_different_keys_are_part_of_the_difference(place: Path, tmp_path: Path) -> None:
     theirs = weights()
     theirs[key_name(1)][:8] *= 1.5
     theirs["language_model.lm_head.weight"][0] += 1
@@ -149,7 +149,7 @@ def test_keys_that_differ_are_part_of_the_product(place: Path, tmp_path: Path) -
     assert [head.relative for head in layer.heads] == pytest.approx([0.5, 0.5])
 
 
-def test_what_cannot_be_compared(place: Path, tmp_path: Path) -> None:
+def test_invalid_comparisons_are_refused_or_left_out(place: Path, tmp_path: Path) -> None:
     delta, base = str(place / "a"), str(place / "base")
     with pytest.raises(UsageError, match=r"--base: .*not recorded"):
         difference_between(delta, str(place / "b"))
@@ -167,7 +167,7 @@ def test_what_cannot_be_compared(place: Path, tmp_path: Path) -> None:
     assert len(found) == found.compared == len(weights()) + 1
 
 
-def test_weights_without_figures(place: Path, tmp_path: Path) -> None:
+def test_invalid_weights_have_no_figures(place: Path, tmp_path: Path) -> None:
     theirs = weights()
     theirs[query_name(1)][0, 0], theirs[query_name(2)][0] = torch.nan, 0
     write(tmp_path / "theirs", theirs)
@@ -180,7 +180,7 @@ def test_weights_without_figures(place: Path, tmp_path: Path) -> None:
     json.dumps(found.as_dict(), allow_nan=False)
 
 
-def test_the_command(place: Path, tmp_path: Path) -> None:
+def test_the_command_lists_layers_and_heads(place: Path, tmp_path: Path) -> None:
     before = contents(place)
     sides = ["diff", place / "a", place / "b", "--base", place / "base"]
     found = difference_between(*map(str, sides[1:3]), base=str(sides[4]))
@@ -224,13 +224,13 @@ def test_flags_without_effect_are_refused(place: Path, tmp_path: Path, more: tup
     assert words in result.sentence()
 
 
-def test_the_base_of_the_environment_is_for_edits_alone(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_base_of_the_environment_is_used_only_for_edits(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QKEDIT_BASE", str(place / "base"))
     assert run("diff", place / "a", place / "b", "--json").document["base"] == "base"
     assert run("diff", place / "base", place / "a full", "--json").document["base"] is None
 
 
-def test_extracting_from_python(place: Path, tmp_path: Path) -> None:
+def test_an_edit_is_extracted_from_python(place: Path, tmp_path: Path) -> None:
     report = qkedit.extract(place / "base", place / "a full", out=tmp_path / "delta", fsync=False)
     assert contents(tmp_path / "delta") == contents(place / "a")
     assert report.layout == "delta"

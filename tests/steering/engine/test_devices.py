@@ -40,9 +40,9 @@ EDITS = {
     "symmetric": Suppression(2, channel="symmetric"),
     "antisymmetric, index": Suppression(2, channel="antisymmetric", control="index"),
 }
-# Biases; norms of every kind; gated, fused and scattered projections; heads that share nothing.
+# Biases; norms of every kind; gated, fused and scattered projections; multi-head attention.
 FAMILIES = ("qwen2-vl", "qwen3-vl", "gemma3", "chameleon", "qwen3.5", "phi4-multimodal", "llava")
-# Of mps, which differs by what it lacks, a few are enough.
+# For mps, which lacks float64, a few families are enough.
 PLACES = [*(("cuda:0", family) for family in FAMILIES), *(("mps", family) for family in ("gemma3", "chameleon"))]
 
 
@@ -57,7 +57,7 @@ def edited(plan: SteerPlan, device: torch.device) -> list[EditedTensor]:
 
 @pytest.mark.parametrize("name", EDITS)
 @pytest.mark.parametrize(("device", "family"), PLACES)
-def test_an_edit_is_the_same_on_every_device(device: str, family: str, name: str, checkpoint: Any) -> None:
+def test_edits_are_equal_on_every_device(device: str, family: str, name: str, checkpoint: Any) -> None:
     plan = plan_for(str(checkpoint(family)), SteerOptions("0.3-0.8", "0,1", EDITS[name]))
     expected = edited(plan, CPU)
     with PretendedDevices():
@@ -65,7 +65,7 @@ def test_an_edit_is_the_same_on_every_device(device: str, family: str, name: str
     for one, other in zip(found, expected, strict=True):
         assert one.name == other.name
         (there, record), (here, expected_record) = (one.tensor, one.record), (other.tensor, other.record)
-        assert type(there) is Tensor, "it was left on the device"
+        assert type(there) is Tensor, "the result is still on the device"
         torch.testing.assert_close(there, here, rtol=0, atol=1e-6 * float(here.abs().max()))
         for head, expected_head in zip(record.heads, expected_record.heads, strict=True):
             assert len(head.suppressed) == len(expected_head.suppressed) > 0
@@ -75,7 +75,7 @@ def test_an_edit_is_the_same_on_every_device(device: str, family: str, name: str
 
 @pytest.mark.parametrize("channel", ["full", "symmetric"])
 @pytest.mark.parametrize(("device", "family"), PLACES)
-def test_spectra_are_the_same_on_every_device(
+def test_spectra_are_equal_on_every_device(
     device: str, family: str, channel: Channel, checkpoint: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = plan_for(str(checkpoint(family)), SteerOptions("0.3-0.8", "all", Suppression(2, channel=channel)))
@@ -93,7 +93,7 @@ def test_spectra_are_the_same_on_every_device(
 
 @pytest.mark.parametrize("device", ["cuda:0", "mps"])
 @pytest.mark.parametrize("family", ["qwen2-vl", "chameleon"])
-def test_comparisons_are_the_same_on_every_device(
+def test_comparisons_are_equal_on_every_device(
     device: str, family: str, checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = str(checkpoint(family))
@@ -118,8 +118,8 @@ def _figures(value: Any) -> list[float]:
     return [math.nan if value is None else value]
 
 
-def test_several_gpus_take_the_layers_in_turn_one_at_a_time(checkpoint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two devices compute the same as one, in the same order; no device holds two layers."""
+def test_several_gpus_process_layers_in_turn(checkpoint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two devices give the same results as one, in the same order; no device holds two layers."""
     plan = plan_for(str(checkpoint("qwen2-vl")), SteerOptions("all", "0,1", EDITS["k"]))
     with PretendedDevices():
         expected = edited(plan, torch.device("cuda:0"))
@@ -131,7 +131,7 @@ def test_several_gpus_take_the_layers_in_turn_one_at_a_time(checkpoint: Any, mon
         took[weights.planned.layer.index] = device
         busy[device] = busy.get(device, 0) + 1
         assert busy[device] == 1
-        with PretendedDevices():  # which holds for the thread that enters it
+        with PretendedDevices():  # it applies to the thread that enters it
             result = edit_heads(weights, plan, device, factored)
         busy[device] -= 1
         return result
@@ -163,7 +163,7 @@ LAUNCHED = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "3"}
         ("cuda:0", LAUNCHED, ("cuda:0",), "cuda:0"),
     ],
 )
-def test_a_process_takes_all_gpus_and_one_of_several_takes_its_own(
+def test_a_single_process_uses_all_gpus_and_each_of_several_uses_one(
     monkeypatch: pytest.MonkeyPatch, name: str, environment: dict[str, str], expected: tuple[str, ...], recorded: str
 ) -> None:
     """Of four processes on a machine with two GPUs, two share each."""
@@ -175,8 +175,8 @@ def test_a_process_takes_all_gpus_and_one_of_several_takes_its_own(
     assert recorded_device(name) == recorded
 
 
-def test_several_processes_without_gpus_take_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And wait for nobody in choosing it."""
+def test_several_processes_without_gpus_use_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The choice does not wait for other processes."""
     for variable, value in LAUNCHED.items():
         monkeypatch.setenv(variable, value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -185,13 +185,13 @@ def test_several_processes_without_gpus_take_the_cpu(monkeypatch: pytest.MonkeyP
     assert recorded_device("auto") == "cpu"
 
 
-def test_without_an_accelerator_nothing_is_asked_of_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_accelerator_accelerate_is_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     monkeypatch.setitem(sys.modules, "accelerate", None)  # its import would fail
     assert choose_device("auto") == CPU
 
 
-def test_with_an_accelerator_auto_is_what_accelerate_picks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_an_accelerator_auto_is_the_choice_of_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(accelerate, "PartialState", lambda: SimpleNamespace(device=torch.device("meta")))
     assert choose_device("auto") == torch.device("meta")

@@ -50,7 +50,7 @@ def refusal(base: Path, tmp_path: Path, **options: object) -> str:
     return str(error.value)
 
 
-def test_a_zero_head_keeps_its_bits_and_the_others_are_edited(tmp_path: Path) -> None:
+def test_a_zero_head_keeps_its_bits_and_others_are_edited(tmp_path: Path) -> None:
     def zero(tensors: dict[str, Tensor]) -> None:
         tensors[QUERY][:HEAD_SIZE] = -0.0  # query head 0 of key head 0
         tensors[KEY][HEAD_SIZE:] = 0.0  # key head 1, which query heads 2 and 3 read
@@ -69,7 +69,7 @@ def test_a_zero_head_keeps_its_bits_and_the_others_are_edited(tmp_path: Path) ->
     assert any("3 heads have fewer than 2 modes" in sentence for sentence in report.warnings)
 
 
-def test_a_rank_deficient_head_gives_the_modes_it_has(tmp_path: Path) -> None:
+def test_a_rank_deficient_head_loses_all_its_modes(tmp_path: Path) -> None:
     def flatten(tensors: dict[str, Tensor]) -> None:
         tensors[KEY][2:HEAD_SIZE] = tensors[KEY][:1]  # key head 0 of rank 2
 
@@ -80,20 +80,20 @@ def test_a_rank_deficient_head_gives_the_modes_it_has(tmp_path: Path) -> None:
     key = heads_of(tensors_of(base)[KEY], 2)[0]
     for number in (0, 1):
         np.testing.assert_allclose(after[number], oracle.projected_query(before[number], key, 2, 0.0), atol=1e-12)
-        assert np.abs(after[number] @ key.T @ key).max() > 0, "what the keys do not see must stay"
+        assert np.abs(after[number] @ key.T @ key).max() > 0, "the part that keys do not read must be unchanged"
         np.testing.assert_allclose((after[number].T @ key), 0, atol=1e-12)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("name", [QUERY, KEY, KEY_BIAS])
 @pytest.mark.parametrize("channel", ["full", "antisymmetric"])
-def test_nan_and_infinity_name_the_tensor(tmp_path: Path, name: str, value: float, channel: str) -> None:
+def test_nan_and_infinity_are_refused_with_the_tensor(tmp_path: Path, name: str, value: float, channel: str) -> None:
     base = checkpoint(tmp_path / "base", lambda tensors: tensors[name][3].fill_(value), biases=True)
     sentence = refusal(base, tmp_path, channel=channel)
     assert f"tensor {name}: the weights hold NaN, infinity or numbers beyond 1e150" in sentence
 
 
-def test_the_tensor_named_is_the_one_that_was_needed(tmp_path: Path) -> None:
+def test_only_needed_tensors_are_named(tmp_path: Path) -> None:
     """Query head 0 is invalid but not selected; the key head of query head 3 is invalid too."""
 
     def spoil(tensors: dict[str, Tensor]) -> None:
@@ -104,13 +104,13 @@ def test_the_tensor_named_is_the_one_that_was_needed(tmp_path: Path) -> None:
     assert f"tensor {KEY}:" in refusal(base, tmp_path, heads="3")
 
 
-def test_broken_weights_of_layers_left_out_do_not_matter(tmp_path: Path) -> None:
+def test_invalid_weights_of_other_layers_are_ignored(tmp_path: Path) -> None:
     base = checkpoint(tmp_path / "base", lambda tensors: tensors[QUERY].fill_(float("nan")))
     steer(base, out=tmp_path / "edited", layers="0,2", fsync=False)
     assert same_bits(tensors_of(base)[QUERY], tensors_of(tmp_path / "edited")[QUERY])
 
 
-def test_a_layer_of_zeros_cannot_be_changed(tmp_path: Path) -> None:
+def test_a_layer_of_zeros_is_refused(tmp_path: Path) -> None:
     base = checkpoint(tmp_path / "base", lambda tensors: tensors[QUERY].zero_())
     for control in ("none", "index", "norm"):
         sentence = refusal(base, tmp_path, layers="all", k=2, control=control)
@@ -118,7 +118,7 @@ def test_a_layer_of_zeros_cannot_be_changed(tmp_path: Path) -> None:
         assert "leave out layer 1 with --layers" in sentence
 
 
-def test_an_edit_that_rounding_eats_is_not_an_edit(tmp_path: Path) -> None:
+def test_an_edit_below_the_resolution_of_storage_is_refused(tmp_path: Path) -> None:
     base = write(tmp_path / "base", weights(dtype=torch.bfloat16))
     for layout in ("full", "delta"):
         sentence = refusal(base, tmp_path, retain=1 - 1e-6, layout=layout)
@@ -126,15 +126,15 @@ def test_an_edit_that_rounding_eats_is_not_an_edit(tmp_path: Path) -> None:
         assert "since BF16 cannot hold the difference" in sentence
 
 
-def test_an_edit_that_rounding_distorts_is_not_an_edit(tmp_path: Path) -> None:
-    """Some values change by a whole storage step and others do not: more than intended, and elsewhere."""
+def test_an_edit_that_is_mostly_rounding_is_refused(tmp_path: Path) -> None:
+    """Some values change by a whole step of the storage dtype and others do not change."""
     base = write(tmp_path / "base", weights(dtype=torch.bfloat16))
     assert "cannot hold the difference" in refusal(base, tmp_path, retain=1 - 1e-3)
     steer(base, out=tmp_path / "edited", layers="1", retain=0.9, fsync=False)
 
 
 def test_an_edit_beyond_the_range_of_its_storage_is_refused(tmp_path: Path) -> None:
-    """A norm-matched control may change directions by far; float16 ends at 65504."""
+    """A norm-matched control may change weights strongly; the largest float16 is 65504."""
 
     def enlarge(tensors: dict[str, Tensor]) -> None:
         tensors[QUERY] = (tensors[QUERY].float() * 60000 / tensors[QUERY].float().abs().max()).half()
@@ -146,7 +146,7 @@ def test_an_edit_beyond_the_range_of_its_storage_is_refused(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-22, 1e-18, 1e10, 1e18, 1e20, 1e30])
-def test_large_and_small_float32_weights_are_edited_like_others(tmp_path: Path, scale: float) -> None:
+def test_large_and_small_float32_weights_are_edited_accurately(tmp_path: Path, scale: float) -> None:
     def rescale(tensors: dict[str, Tensor]) -> None:
         tensors[QUERY].mul_(scale)
         tensors[KEY].mul_(scale)
@@ -173,7 +173,7 @@ def test_the_factors_of_an_edit_give_its_weights(tmp_path: Path, channel: Channe
         assert change.rank == (4 if channel == "antisymmetric" else 2)
         expected[head] += change.dense()
         for factor in (change.left, change.right):
-            # A view of something wider would keep that alive as long as the item.
+            # A view of a larger tensor would keep that tensor in memory.
             assert factor.untyped_storage().nbytes() <= 2 * factor.nbytes
     assert list(edited.factored.heads) == [0, 2, 3]
     assert not torch.equal(after, before)

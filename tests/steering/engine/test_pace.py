@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 
 @given(st.integers(1, 1 << 30), st.floats(0.1, 1))
-def test_more_than_one_layer_never_takes_more_than_the_budget(layer_bytes: int, share: float) -> None:
+def test_layers_in_flight_stay_within_the_budget(layer_bytes: int, share: float) -> None:
     tensor_bytes = max(1, int(layer_bytes * share))
     pace = pace_for(layer_bytes, tensor_bytes)
     assert pace == Pace() or pace.bytes_in_flight(layer_bytes, tensor_bytes) <= IN_FLIGHT_BYTES
@@ -38,17 +38,17 @@ def test_more_than_one_layer_never_takes_more_than_the_budget(layer_bytes: int, 
     [
         (1, 1, Pace(read=6, begun=1, edited=1)),
         (29, 26, Pace(read=6, begun=1, edited=1)),  # Qwen2-VL 7B
-        (100, 50, Pace(begun=1, edited=1)),  # LLaVA 13B, whose heads share nothing
+        (100, 50, Pace(begun=1, edited=1)),  # LLaVA 13B, with multi-head attention
         (144, 128, Pace(begun=1)),  # Qwen2-VL 72B
         (200, 200, Pace()),
     ],
 )
-def test_wide_models_go_slower(layer: int, tensor: int, expected: Pace) -> None:
+def test_wide_models_have_fewer_layers_in_flight(layer: int, tensor: int, expected: Pace) -> None:
     assert pace_for(layer * MEBIBYTE, tensor * MEBIBYTE) == expected
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 2])
-def test_results_of_a_stream_come_in_order_and_only_so_many_are_begun(ahead: int) -> None:
+def test_a_stream_is_ordered_and_its_work_ahead_is_limited(ahead: int) -> None:
     begun: list[int] = []
 
     def begin(item: int) -> Callable[[], int]:
@@ -62,15 +62,15 @@ def test_results_of_a_stream_come_in_order_and_only_so_many_are_begun(ahead: int
             assert len(begun) == min(8, place + 1 + ahead)
 
 
-def test_without_threads_nothing_is_begun_ahead() -> None:
+def test_without_threads_no_work_is_begun_ahead() -> None:
     begun: list[int] = []
     stream = Workers(None).stream(lambda item: begun.append(item) or (lambda: item), range(3), ahead=1)
     assert next(stream) == 0
     assert begun == [0]
 
 
-def test_workers_that_are_left_do_nothing_more() -> None:
-    """Work that was scheduled but not started is dropped when the run is interrupted."""
+def test_leaving_the_block_drops_scheduled_work() -> None:
+    """Scheduled work that has not started does not run after an interruption."""
     go, done = threading.Event(), []
 
     def call(item: int) -> None:
@@ -84,7 +84,7 @@ def test_workers_that_are_left_do_nothing_more() -> None:
     assert len(done) < len(items)
 
 
-def test_at_the_slowest_pace_a_layer_is_gone_before_the_next_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_the_slowest_pace_a_layer_is_freed_before_the_next_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wide models have layers of hundreds of megabytes, so that two at a time would be too many."""
     monkeypatch.setattr(stream, "pace_of", lambda plan: Pace())
     plan = plan_for("demo", SteerOptions("all", "all", Suppression(1), device="cpu"))
@@ -98,7 +98,7 @@ def test_at_the_slowest_pace_a_layer_is_gone_before_the_next_is_read(monkeypatch
     def watched() -> Iterator[StoredLayer]:
         layers = stored_layers(plan)
         while True:
-            deadline = time.monotonic() + 30  # a worker lets go of its work just after it has said that it is done
+            deadline = time.monotonic() + 30  # a worker releases its work just after reporting the result
             while any(content() for content in held):
                 assert time.monotonic() < deadline
                 time.sleep(0.001)
@@ -111,7 +111,7 @@ def test_at_the_slowest_pace_a_layer_is_gone_before_the_next_is_read(monkeypatch
             del stored
 
     for edited in stream.edited_weights(watched(), plan, CPU, factored=True):
-        # Whoever keeps the factors keeps nothing of what was read.
+        # Keeping the factors does not keep the weights that were read.
         assert edited.factored is not None
         factors += edited.factored.heads.values()
         del edited

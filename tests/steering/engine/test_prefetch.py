@@ -27,12 +27,12 @@ def test_items_come_in_order_and_the_producer_is_one_ahead() -> None:
     with prefetch(numbers()) as items:
         for number in items:
             time.sleep(0.002)
-            # One with the consumer, one waiting, one in the producer's hands.
+            # One at the consumer, one in the queue, one at the producer.
             assert len(produced) <= number + 3
     assert produced == list(range(20))
 
 
-def test_the_producer_works_before_anybody_asks() -> None:
+def test_the_producer_starts_before_the_first_request() -> None:
     began = threading.Event()
 
     def numbers() -> Iterator[int]:
@@ -43,7 +43,7 @@ def test_the_producer_works_before_anybody_asks() -> None:
         assert began.wait(30)
 
 
-def test_with_nothing_ahead_each_item_is_produced_when_it_is_asked_for() -> None:
+def test_with_depth_zero_items_are_produced_on_request() -> None:
     produced: list[int] = []
 
     def numbers() -> Iterator[int]:
@@ -57,7 +57,7 @@ def test_with_nothing_ahead_each_item_is_produced_when_it_is_asked_for() -> None
             assert produced == list(range(number + 1))
 
 
-def test_a_producers_exception_comes_at_its_place() -> None:
+def test_an_exception_of_the_producer_comes_after_its_items() -> None:
     def failing() -> Iterator[int]:
         yield 1
         yield 2
@@ -70,7 +70,7 @@ def test_a_producers_exception_comes_at_its_place() -> None:
 
 
 @pytest.mark.parametrize("ahead", [0, 1])
-def test_a_consumer_that_leaves_stops_and_closes_the_producer(ahead: int) -> None:
+def test_leaving_the_block_stops_and_closes_the_producer(ahead: int) -> None:
     closed = threading.Event()
 
     def endless() -> Iterator[int]:
@@ -85,7 +85,7 @@ def test_a_consumer_that_leaves_stops_and_closes_the_producer(ahead: int) -> Non
     assert closed.is_set()
 
 
-def test_a_producer_that_hangs_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_for_a_hanging_producer_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "_PATIENCE", 0.05)
     answered = threading.Event()
 
@@ -98,9 +98,7 @@ def test_a_producer_that_hangs_is_not_waited_for_for_ever(monkeypatch: pytest.Mo
     answered.set()
 
 
-def test_no_stage_works_on_after_a_run_that_failed(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_stage_continues_after_a_failed_run(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the exception is still being handled, no worker reads or computes any more."""
     before = set(threading.enumerate())
 

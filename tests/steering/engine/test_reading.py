@@ -1,4 +1,4 @@
-"""Test that the content of a file is compared piece by piece."""
+"""Test that the content of files is read and compared in pieces."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ def test_the_bytes_of_a_tensor_are_read_and_compared(tmp_path: Path, entry: Tens
 
 
 @pytest.mark.parametrize("place", [0, 6, 7, 59])
-def test_one_other_byte_is_found(tmp_path: Path, entry: TensorEntry, place: int) -> None:
+def test_one_different_byte_is_found(tmp_path: Path, entry: TensorEntry, place: int) -> None:
     other = bytearray(CONTENT[20:80])
     other[place] ^= 1
     assert not stands_at(LocalFiles(tmp_path), entry, memoryview(other))
 
 
 @pytest.mark.parametrize("content", [CONTENT[20:79], CONTENT[20:81], b""])
-def test_other_lengths_are_other_bytes(tmp_path: Path, entry: TensorEntry, content: bytes) -> None:
+def test_another_length_is_a_difference(tmp_path: Path, entry: TensorEntry, content: bytes) -> None:
     assert not stands_at(LocalFiles(tmp_path), entry, memoryview(content))
 
 
-def test_all_pieces_lie_in_the_same_memory(tmp_path: Path, entry: TensorEntry) -> None:
+def test_all_pieces_use_the_same_memory(tmp_path: Path, entry: TensorEntry) -> None:
     files = LocalFiles(tmp_path)
     found = [(id(piece), bytes(piece)) for piece in tensor_pieces(files, entry, reading._PIECE)]
     assert b"".join(content for _, content in found) == CONTENT[20:80]
@@ -75,13 +75,13 @@ def test_streams_of_pieces_are_compared_up_to_the_first_difference(tmp_path: Pat
     assert counts == [min(size, 60)]
 
 
-def test_from_a_hub_fewer_and_larger_pieces_are_asked_for(tmp_path: Path) -> None:
+def test_reading_from_a_hub_uses_fewer_and_larger_pieces(tmp_path: Path) -> None:
     here, hub = LocalFiles(tmp_path), Mock(spec=HubFiles)
     assert piece_size(here) == piece_size(here, here) == reading._PIECE
     assert piece_size(hub) == piece_size(here, hub) == piece_size(hub, here) > reading._PIECE
 
 
-def test_a_file_names_its_tensors(tmp_path: Path) -> None:
+def test_the_tensors_of_a_file_are_listed(tmp_path: Path) -> None:
     files = LocalFiles(tmp_path)
     with pytest.raises(CheckpointError, match="there is no") as caught:
         tensors_of(files, DELTA_FILE)
@@ -95,6 +95,6 @@ def test_a_file_names_its_tensors(tmp_path: Path) -> None:
     assert read_bytes(files, found) == torch.ones(2, 3).numpy().tobytes()
 
 
-def test_reading_needs_no_torch() -> None:
+def test_reading_does_not_import_torch() -> None:
     code = "import sys, qkedit.steering.engine.reading; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,4 +1,4 @@
-"""Test that a run fails, with an unchanged target, if another program writes to the model while it is read."""
+"""Test that a run fails with an unchanged target if another program writes to the model while it is read."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def overwrite_header(path: Path) -> None:
 
 
 def replace(path: Path) -> None:
-    """Replace the whole file, like a download that finishes only now."""
+    """Replace the whole file, like a download that finishes during the run."""
     fresh = path.with_name("fresh")
     fresh.write_bytes(path.read_bytes()[:-1] + b"!")
     os.utime(fresh, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
@@ -63,14 +63,14 @@ CHANGES: dict[str, Callable[[Path], None]] = {
 }
 FILES: dict[str, Callable[[Path], Path]] = {
     "a shard with an edited tensor": lambda base: shard_of(base, query_name(EDITED)),
-    "a shard without one": lambda base: next(
+    "a shard without edited tensors": lambda base: next(
         base / f"model-0000{number}-of-00003.safetensors"
         for number in (1, 2, 3)
         if base / f"model-0000{number}-of-00003.safetensors" != shard_of(base, query_name(EDITED))
     ),
-    "a file beside the weights": lambda base: base / "tokenizer.json",
+    "a file next to the weights": lambda base: base / "tokenizer.json",
 }
-# Before the plan is carried out, before the copies begin, and when everything was written.
+# Before the plan is executed, before the copies begin, and after everything was written.
 MOMENTS = ("planned", "copied", "written")
 
 
@@ -124,33 +124,37 @@ def test_a_source_that_changes_during_the_run_stops_it(
 
 @pytest.mark.parametrize("link", ["hard", "symlink", "copy"])
 @pytest.mark.parametrize("change", ["shrink", "replace"])
-def test_links_to_a_shard_that_changes(
+def test_a_changed_shard_behind_a_link_stops_the_run(
     source: Path, tmp_path: Path, change: str, link: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = FILES["a shard without one"](source)
+    file = FILES["a shard without edited tensors"](source)
     changing(monkeypatch, "copied", lambda: CHANGES[change](file))
     with pytest.raises(CheckpointError, match=re.escape(file.name)):
         steer(source, out=tmp_path / "edited", layers=str(EDITED), k=2, link=link, fsync=False)
     assert os.listdir(tmp_path) == ["base"]
 
 
-def test_hard_links_do_not_count_as_a_change(source: Path, tmp_path: Path) -> None:
+def test_hard_links_are_no_change(source: Path, tmp_path: Path) -> None:
     steer(source, out=tmp_path / "edited", layers=str(EDITED), k=2, link="hard", verify=True, fsync=False)
 
 
 @pytest.mark.parametrize("whose", ["base", "delta"])
-def test_a_delta_or_its_base_changes_while_it_is_applied(
+def test_a_change_of_a_delta_or_its_base_stops_apply(
     source: Path, tmp_path: Path, whose: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steer(source, out=tmp_path / "delta", layers=str(EDITED), k=2, layout="delta", fsync=False)
-    file = FILES["a shard without one"](source) if whose == "base" else tmp_path / "delta" / "qkedit-delta.safetensors"
+    file = (
+        FILES["a shard without edited tensors"](source)
+        if whose == "base"
+        else tmp_path / "delta" / "qkedit-delta.safetensors"
+    )
     changing(monkeypatch, "written", lambda: overwrite(file))
     with pytest.raises(CheckpointError, match="was changed while it was read"):
         apply_edits([tmp_path / "delta"], base=str(source), output=OutputOptions(tmp_path / "edited", fsync=False))
     assert sorted(os.listdir(tmp_path)) == ["base", "delta"]
 
 
-def test_the_base_of_a_delta_changes_while_it_is_written(
+def test_a_change_of_the_base_stops_writing_a_delta(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     after_writing(monkeypatch, DeltaWriter, lambda: overwrite(shard_of(source, query_name(EDITED))))
@@ -159,7 +163,7 @@ def test_the_base_of_a_delta_changes_while_it_is_written(
     assert os.listdir(tmp_path) == ["base"]
 
 
-# --- what a copy that goes wrong by itself leaves, and who finds it
+# --- errors of copies without any change of the source
 
 
 def flipping(file: str) -> Callable[..., Any]:
@@ -176,15 +180,15 @@ def flipping(file: str) -> Callable[..., Any]:
     return copy_file
 
 
-@pytest.fixture(params=["a shard without one", "a file beside the weights"])
+@pytest.fixture(params=["a shard without edited tensors", "a file next to the weights"])
 def flipped(source: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     file = FILES[request.param](source)
     monkeypatch.setattr(output, "copy_file", flipping(file.name))
     return file
 
 
-def test_verify_finds_a_bit_that_the_copying_flipped(flipped: Path, source: Path, tmp_path: Path) -> None:
-    """Without `--verify` the output is written, since sizes and headers are right."""
+def test_verify_finds_a_bit_flipped_during_the_copy(flipped: Path, source: Path, tmp_path: Path) -> None:
+    """Without `verify` the output is written, since sizes and headers are right."""
     steer(source, out=tmp_path / "unverified", layers=str(EDITED), k=2, fsync=False)
     with pytest.raises(VerificationError) as caught:
         steer(source, out=tmp_path / "edited", layers=str(EDITED), k=2, verify=True, fsync=False)
@@ -195,7 +199,7 @@ def test_verify_finds_a_bit_that_the_copying_flipped(flipped: Path, source: Path
     assert sorted(os.listdir(tmp_path)) == ["base", "unverified"]
 
 
-def test_apply_verifies_too(flipped: Path, source: Path, tmp_path: Path) -> None:
+def test_apply_also_verifies(flipped: Path, source: Path, tmp_path: Path) -> None:
     steer(source, out=tmp_path / "delta", layers=str(EDITED), k=2, layout="delta", verify=True, fsync=False)
     with pytest.raises(VerificationError):
         apply_edits(
@@ -207,7 +211,7 @@ def test_apply_verifies_too(flipped: Path, source: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("layout", ["full", "delta"])
-def test_a_sound_output_is_verified_and_the_same_as_without(source: Path, tmp_path: Path, layout: Any) -> None:
+def test_verifying_does_not_change_the_output(source: Path, tmp_path: Path, layout: Any) -> None:
     plain = steer(source, out=tmp_path / "plain", layers=str(EDITED), k=2, layout=layout, fsync=False)
     report = steer(source, out=tmp_path / "edited", layers=str(EDITED), k=2, layout=layout, verify=True, fsync=False)
     assert contents(tmp_path / "edited") == contents(tmp_path / "plain")

@@ -33,7 +33,7 @@ def needed(base: Path, output: OutputOptions, *, shared: bool = False) -> int:
 
 
 def taken(directory: Path) -> int:
-    """Return the size of an output without the files that are generated; hard links count as nothing."""
+    """Return the size of an output without generated files and hard links."""
     return sum(
         path.lstat().st_size
         for path in directory.iterdir()
@@ -42,22 +42,22 @@ def taken(directory: Path) -> int:
 
 
 @pytest.mark.parametrize("link", ["copy", "hard", "symlink"])
-def test_what_is_counted_is_what_the_output_takes(base: Path, tmp_path: Path, link: str) -> None:
+def test_the_estimate_equals_the_size_of_the_output(base: Path, tmp_path: Path, link: str) -> None:
     out = tmp_path / "edited"
     steer(base, out=out, layers="1", k=2, link=link, fsync=False)
     assert needed(base, OutputOptions(out, link=link)) == taken(out)
 
 
-def test_shared_blocks_and_deltas_take_the_edited_tensors_alone(base: Path, tmp_path: Path) -> None:
-    beside = sum(len(content) for name, content in contents(base).items() if not name.endswith(".safetensors"))
-    assert needed(base, OutputOptions(tmp_path, link="reflink")) == beside + EDITED_BYTES
+def test_shared_blocks_and_deltas_need_only_the_edited_tensors(base: Path, tmp_path: Path) -> None:
+    other_files = sum(len(content) for name, content in contents(base).items() if not name.endswith(".safetensors"))
+    assert needed(base, OutputOptions(tmp_path, link="reflink")) == other_files + EDITED_BYTES
     for link in ("auto", "copy", "hard", "symlink"):
-        assert needed(base, OutputOptions(tmp_path, link=link), shared=True) == beside + EDITED_BYTES
+        assert needed(base, OutputOptions(tmp_path, link=link), shared=True) == other_files + EDITED_BYTES
     assert needed(base, OutputOptions(tmp_path, layout="delta")) == EDITED_BYTES
 
 
 @pytest.mark.parametrize("layout", ["full", "delta"])
-def test_a_run_without_room_is_refused_before_anything_is_copied(
+def test_a_run_without_enough_space_is_refused_before_copying(
     base: Path, tmp_path: Path, layout: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room(monkeypatch, needed(base, OutputOptions(tmp_path, layout=layout)) - 1)
@@ -66,7 +66,7 @@ def test_a_run_without_room_is_refused_before_anything_is_copied(
     assert os.listdir(tmp_path) == ["base"]
 
 
-def test_a_delta_is_not_applied_without_room(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_apply_without_enough_space_is_refused(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steer(base, out=tmp_path / "delta", layers="1", k=2, layout="delta", fsync=False)
     room(monkeypatch, EDITED_BYTES)
     with pytest.raises(QkeditError, match="are free"):
@@ -74,9 +74,9 @@ def test_a_delta_is_not_applied_without_room(base: Path, tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize(
-    "kind", [{"shares": True}, {"total": 0}], ids=["blocks are shared", "a file system that does not say"]
+    "kind", [{"shares": True}, {"total": 0}], ids=["blocks are shared", "a file system without a size"]
 )
-def test_room_that_is_not_needed_or_not_known(
+def test_unneeded_or_unknown_space_is_not_checked(
     base: Path, tmp_path: Path, kind: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = needed(base, OutputOptions(tmp_path), shared=True)
@@ -84,7 +84,7 @@ def test_room_that_is_not_needed_or_not_known(
     steer(base, out=tmp_path / "edited", layers="1", k=2, fsync=False)
 
 
-def test_sharing_is_tried_and_leaves_nothing(base: Path, tmp_path: Path) -> None:
+def test_trying_to_share_blocks_leaves_no_files(base: Path, tmp_path: Path) -> None:
     place = tmp_path / "place"
     place.mkdir()
     disk_space.can_share_blocks(base / "config.json", place)

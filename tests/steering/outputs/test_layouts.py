@@ -37,21 +37,21 @@ def delta(base: Path, tmp_path: Path) -> Path:
     return tmp_path / "delta"
 
 
-def test_a_delta_holds_the_edited_tensors_and_the_manifest_alone(base: Path, delta: Path, tmp_path: Path) -> None:
+def test_a_delta_has_only_the_edited_tensors_and_the_manifest(base: Path, delta: Path, tmp_path: Path) -> None:
     steer(base, out=tmp_path / "full", layers="0-1", k=2, fsync=False)
     full, found = tensors_of(tmp_path / "full"), tensors_of(delta)
     assert set(contents(delta)) == {DELTA, "qkedit.json"}
     assert set(found) == {query_name(0), query_name(1)}
     assert all(same_bits(found[name], full[name]) for name in found)
     of_delta, of_full = read_manifest(delta), read_manifest(tmp_path / "full")
-    assert of_delta == replace(of_full, generated={})  # there is no card in a delta
+    assert of_delta == replace(of_full, generated={})  # a delta has no card
     card = (tmp_path / "full" / "README.md").read_bytes()
     assert of_full.generated == {"README.md": sha256(card).hexdigest()}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("shards", [1, 4])
-def test_a_delta_applied_is_the_full_directory_byte_for_byte(tmp_path: Path, dtype: str, shards: int) -> None:
+def test_an_applied_delta_equals_the_full_directory(tmp_path: Path, dtype: str, shards: int) -> None:
     base = write(tmp_path / "base", weights(dtype=getattr(torch, dtype), biases=True), shards=shards)
     (base / "README.md").write_text("---\nlicense: mit\n---\n# Base\n")
     options: dict[str, Any] = {"layers": "0,2", "k": 3, "retain": 0.2, "heads": "0,3", "fsync": False}
@@ -69,25 +69,25 @@ def test_a_delta_applied_is_the_full_directory_byte_for_byte(tmp_path: Path, dty
     assert changed == {query_name(0), query_name(2)}
 
 
-def test_what_links_lead_to_is_never_written_over(base: Path, tmp_path: Path) -> None:
+def test_targets_of_links_are_never_overwritten(base: Path, tmp_path: Path) -> None:
     first = shutil.copytree(base, tmp_path / "first")
     steer(first, out=tmp_path / "linked", layers="1", link="symlink", fsync=False)
     before = contents(first)
     with pytest.raises(UsageError, match="inside the input"):
         steer(tmp_path / "linked", out=first, layers="0", overwrite=True, follow_links=True, fsync=False)
     assert contents(first) == before
-    steer(tmp_path / "linked", out=tmp_path / "beside", layers="0", follow_links=True, fsync=False)
+    steer(tmp_path / "linked", out=tmp_path / "other", layers="0", follow_links=True, fsync=False)
 
 
 @pytest.mark.parametrize("out", [".", "full", ".."])
-def test_a_delta_is_never_written_over_or_into(base: Path, delta: Path, out: str) -> None:
+def test_a_delta_is_not_overwritten_by_its_own_output(base: Path, delta: Path, out: str) -> None:
     before = contents(delta)
     with pytest.raises(UsageError, match="inside the input"):
         apply(delta, base, (delta / out).resolve(), overwrite=True)
     assert contents(delta) == before
 
 
-def test_a_delta_is_not_applied_to_make_a_delta(base: Path, delta: Path, tmp_path: Path) -> None:
+def test_applying_a_delta_as_a_delta_is_refused(base: Path, delta: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="a full directory"):
         apply(delta, base, tmp_path / "out", layout="delta")
     assert not (tmp_path / "out").exists()
@@ -130,9 +130,9 @@ def _retype(path: Path) -> None:
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "one bit of a tensor": lambda path: _flip(path, -1),
     "one bit of the header": lambda path: _flip(path, 12),
-    "cut off": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1]),
     "empty": lambda path: path.write_bytes(b""),
-    "a tensor less": lambda path: save_file({query_name(0): tensors_of(path.parent)[query_name(0)]}, path),
+    "a missing tensor": lambda path: save_file({query_name(0): tensors_of(path.parent)[query_name(0)]}, path),
     "another shape": _reshape,
     "another dtype": _retype,
     "gone": lambda path: path.unlink(),
@@ -158,7 +158,7 @@ def test_an_applied_delta_can_replace_an_earlier_output(base: Path, delta: Path,
     assert same_bits(tensors_of(out)[query_name(2)], tensors_of(base)[query_name(2)])
 
 
-def test_a_delta_of_a_steered_directory_carries_its_history(base: Path, tmp_path: Path) -> None:
+def test_a_delta_of_a_steered_directory_has_its_history(base: Path, tmp_path: Path) -> None:
     steer(base, out=tmp_path / "once", layers="0", fsync=False)
     steer(tmp_path / "once", out=tmp_path / "twice", layers="1", fsync=False)
     steer(tmp_path / "once", out=tmp_path / "delta", layers="1", layout="delta", fsync=False)
@@ -166,7 +166,7 @@ def test_a_delta_of_a_steered_directory_carries_its_history(base: Path, tmp_path
     assert contents(tmp_path / "applied") == contents(tmp_path / "twice")
 
 
-# --- how untouched shards come into an output
+# --- unchanged shards in an output
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def untouched(base: Path) -> str:
 
 
 @pytest.mark.parametrize("link", ["auto", "copy", "hard", "symlink"])
-def test_every_way_to_link_gives_the_same_model(base: Path, tmp_path: Path, untouched: str, link: str) -> None:
+def test_every_link_mode_gives_the_same_model(base: Path, tmp_path: Path, untouched: str, link: str) -> None:
     steer(base, out=tmp_path / "plain", layers="0", link="copy", fsync=False)
     steer(base, out=tmp_path / "linked", layers="0", link=link, fsync=False)
     assert contents(tmp_path / "linked") == contents(tmp_path / "plain")
@@ -187,14 +187,14 @@ def test_every_way_to_link_gives_the_same_model(base: Path, tmp_path: Path, unto
     assert shard.is_symlink() == (link == "symlink")
     assert os.path.samefile(shard, base / untouched) == (link in ("hard", "symlink"))
     for path in (tmp_path / "linked").iterdir():
-        # save_pretrained writes config.json through a link, and edited shards are no longer the base's.
+        # save_pretrained would write config.json through a link, and edited shards differ from the base's.
         if path.name != untouched and path.suffix != ".safetensors":
             assert not path.is_symlink()
             assert path.stat().st_nlink == 1
 
 
 @pytest.mark.parametrize("link", ["auto", "copy", "hard", "symlink"])
-def test_a_hub_cache_is_never_written_through(tmp_path: Path, link: str) -> None:
+def test_a_hub_cache_is_never_changed(tmp_path: Path, link: str) -> None:
     """A snapshot in the cache is a directory of links to blobs."""
     blobs = write(tmp_path / "models--org--name" / "blobs", weights())
     snapshot = tmp_path / "models--org--name" / "snapshots" / COMMIT
@@ -209,7 +209,7 @@ def test_a_hub_cache_is_never_written_through(tmp_path: Path, link: str) -> None
     assert contents(blobs) == before
     assert all(path.is_symlink() for path in snapshot.iterdir())
     for path in out.rglob("*"):
-        # A link into the snapshot would lead nowhere as soon as the cache is pruned.
+        # A link to the snapshot would break when the cache is pruned.
         assert not path.is_symlink() or os.readlink(path) == os.path.realpath(blobs / Path(os.readlink(path)).name)
     assert not same_bits(tensors_of(out)[query_name(0)], tensors_of(snapshot)[query_name(0)])
     (out / "config.json").write_text("{}")
@@ -230,7 +230,7 @@ def test_stale_formats_are_left_out_and_named(base: Path, tmp_path: Path) -> Non
     assert all(found[name] == name.encode() for name in kept)
 
 
-def test_hidden_directories_are_not_part_of_a_model(base: Path, tmp_path: Path) -> None:
+def test_hidden_directories_are_not_copied(base: Path, tmp_path: Path) -> None:
     source = shutil.copytree(base, tmp_path / "source")
     (source / ".git").mkdir()
     (source / ".git" / "HEAD").write_text("ref")
@@ -239,7 +239,7 @@ def test_hidden_directories_are_not_part_of_a_model(base: Path, tmp_path: Path) 
     assert report.left_out == {}
 
 
-def test_keys_are_what_they_were(base: Path, tmp_path: Path) -> None:
+def test_keys_are_unchanged(base: Path, tmp_path: Path) -> None:
     steer(base, out=tmp_path / "edited", layers="all", k=3, fsync=False)
     before, after = tensors_of(base), tensors_of(tmp_path / "edited")
     for layer in range(3):
@@ -247,8 +247,8 @@ def test_keys_are_what_they_were(base: Path, tmp_path: Path) -> None:
         assert not same_bits(before[query_name(layer)], after[query_name(layer)])
 
 
-def test_a_reflink_is_made_or_refused(base: Path, tmp_path: Path) -> None:
-    """If the file system cannot share blocks, `--link reflink` must not copy silently."""
+def test_a_requested_reflink_is_made_or_refused(base: Path, tmp_path: Path) -> None:
+    """If the file system cannot share blocks, `link="reflink"` must not copy silently."""
     steer(base, out=tmp_path / "plain", layers="0", fsync=False)
     try:
         steer(base, out=tmp_path / "shared", layers="0", link="reflink", fsync=False)

@@ -1,4 +1,4 @@
-"""Test processes that end, differ or send invalid data: one sentence each, and no output."""
+"""Test processes that end, differ or send invalid data: one-sentence errors without output."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def edits_of(plan: SteerPlan) -> Iterator[EditedTensor]:
 
 
 @contextmanager
-def beside(work: Callable[[], Any]) -> Iterator[None]:
-    """Run another process as a thread of this one."""
+def another_process(work: Callable[[], Any]) -> Iterator[None]:
+    """Run another process as a thread of this process."""
     failures: list[BaseException] = []
 
     def run() -> None:
@@ -71,7 +71,7 @@ def beside(work: Callable[[], Any]) -> Iterator[None]:
 
 
 def answer(message: dict[str, Any], contents: tuple[memoryview, ...] = ()) -> None:
-    """Connect as the second process, send a message, and stay until the first one has ended."""
+    """Connect as the second process, send a message, and wait until the first one has ended."""
     with first_of(SECOND) as first:
         first.send(message, contents)
         with pytest.raises(connections.LostConnectionError):
@@ -92,7 +92,7 @@ def half_a_layer() -> None:
 def test_a_dead_process_is_one_sentence_and_no_output(
     plan: SteerPlan, tmp_path: Path, work: Callable[[], None]
 ) -> None:
-    with beside(work), pytest.raises(QkeditError) as caught:
+    with another_process(work), pytest.raises(QkeditError) as caught:
         run_plan(plan, OutputOptions(tmp_path / "out", fsync=False), launch=FIRST)
     assert str(caught.value) == (
         "process 1 of 2 (counted from 0): ended before its layers were edited; "
@@ -108,22 +108,22 @@ def test_a_dead_process_is_one_sentence_and_no_output(
         ({"plan": "another", "tensor": "?"}, "other files, options or versions"),
     ],
 )
-def test_what_another_process_says_ends_the_run(
+def test_an_error_of_another_process_ends_the_run(
     plan: SteerPlan, tmp_path: Path, message: dict[str, Any], said: str
 ) -> None:
-    with beside(lambda: answer(message)), pytest.raises(QkeditError, match=said) as caught:
+    with another_process(lambda: answer(message)), pytest.raises(QkeditError, match=said) as caught:
         run_plan(plan, OutputOptions(tmp_path / "out", fsync=False), launch=FIRST)
     assert caught.value.exit_code == message.get("error", {}).get("exit_code", 1)
     assert os.listdir(tmp_path) == []
 
 
 def test_an_interrupted_process_interrupts_the_first_one(plan: SteerPlan, tmp_path: Path) -> None:
-    with beside(lambda: answer({"interrupted": True})), pytest.raises(KeyboardInterrupt):
+    with another_process(lambda: answer({"interrupted": True})), pytest.raises(KeyboardInterrupt):
         run_plan(plan, OutputOptions(tmp_path / "out", fsync=False), launch=FIRST)
     assert os.listdir(tmp_path) == []
 
 
-def test_an_interrupt_that_follows_a_death_is_the_death(plan: SteerPlan) -> None:
+def test_an_interrupt_after_a_dead_process_is_reported_as_the_dead_process(plan: SteerPlan) -> None:
     def interrupted(part: SteerPlan) -> Iterator[EditedTensor]:
         gone.wait(20)
         raise KeyboardInterrupt
@@ -136,13 +136,13 @@ def test_an_interrupt_that_follows_a_death_is_the_death(plan: SteerPlan) -> None
             first.send({"plan": "what was under way"})
         gone.set()
 
-    with beside(killed), pytest.raises(QkeditError, match=r"process 1 of 2 .* ended before its layers"):
+    with another_process(killed), pytest.raises(QkeditError, match=r"process 1 of 2 .* ended before its layers"):
         next(shared_edits(plan, FIRST, interrupted))
 
 
 @pytest.mark.parametrize("error", [UsageError("is odd", where="here"), MemoryError(), ValueError("odd")])
-def test_a_process_that_fails_says_so_and_stays_until_it_is_known(plan: SteerPlan, error: Exception) -> None:
-    """The process's own error is raised too, for its exit code."""
+def test_a_failing_process_reports_its_error_before_it_ends(plan: SteerPlan, error: Exception) -> None:
+    """The error is also raised in the process itself, for its exit code."""
 
     def failing() -> SteerPlan:
         raise error
@@ -152,11 +152,11 @@ def test_a_process_that_fails_says_so_and_stays_until_it_is_known(plan: SteerPla
             hand_over_edits(SECOND, failing, edits_of)
 
     said = {UsageError: "here: is odd", MemoryError: "memory ran out", ValueError: "unexpected ValueError: odd"}
-    with beside(helper), pytest.raises(QkeditError, match=said[type(error)]):
+    with another_process(helper), pytest.raises(QkeditError, match=said[type(error)]):
         list(shared_edits(plan, FIRST, edits_of))
 
 
-def test_a_first_process_that_ends_ends_the_others(plan: SteerPlan) -> None:
+def test_the_end_of_the_first_process_ends_the_others(plan: SteerPlan) -> None:
     def helper() -> None:
         with pytest.raises(QkeditError, match="process 0 of 2"):
             hand_over_edits(SECOND, lambda: plan, edits_of)
@@ -165,12 +165,12 @@ def test_a_first_process_that_ends_ends_the_others(plan: SteerPlan) -> None:
         with others_of(FIRST):
             pass
 
-    with beside(helper):
+    with another_process(helper):
         first()
 
 
-def test_tensors_records_and_factors_come_in_their_order_and_as_they_were(plan: SteerPlan) -> None:
-    with beside(lambda: hand_over_edits(SECOND, lambda: plan, edits_of)):
+def test_tensors_records_and_factors_arrive_unchanged_and_in_order(plan: SteerPlan) -> None:
+    with another_process(lambda: hand_over_edits(SECOND, lambda: plan, edits_of)):
         found = list(shared_edits(plan, FIRST, edits_of))
     for one, expected in zip(found, edits_of(plan), strict=True):
         assert (one.name, one.record) == (expected.name, expected.record)
@@ -184,7 +184,7 @@ def test_tensors_records_and_factors_come_in_their_order_and_as_they_were(plan: 
             assert torch.equal(one.factored.heads[head].right, change.right)
 
 
-def test_bytes_that_changed_on_the_way_are_refused(plan: SteerPlan, tmp_path: Path) -> None:
+def test_bytes_changed_in_transit_are_refused(plan: SteerPlan, tmp_path: Path) -> None:
     entry = plan.layers[1].layer.query.tensor
     message = {
         "plan": fingerprint(plan),
@@ -195,7 +195,7 @@ def test_bytes_that_changed_on_the_way_are_refused(plan: SteerPlan, tmp_path: Pa
         "crc32": [1],
     }
     with (
-        beside(lambda: answer(message, (memoryview(bytes(entry.nbytes)),))),
+        another_process(lambda: answer(message, (memoryview(bytes(entry.nbytes)),))),
         pytest.raises(QkeditError, match="changed on the way"),
     ):
         run_plan(plan, OutputOptions(tmp_path / "out", fsync=False), launch=FIRST)
@@ -210,8 +210,8 @@ def sent_away(stranger: socket.socket) -> bool:
         return True
 
 
-def test_a_stranger_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Connect without the secret in the launcher's store, or as a process that does not exist."""
+def test_unknown_processes_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connect without the secret of the launcher's store, or with an invalid process number."""
     monkeypatch.setattr(connections, "_GREETING", 0.2)
     stores = []
     made = connections._store
@@ -237,12 +237,14 @@ def test_a_stranger_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
                 assert sent_away(stranger)
         ended()
 
-    with beside(strangers), others_of(FIRST) as others:
+    with another_process(strangers), others_of(FIRST) as others:
         assert list(others) == [1]
 
 
 @pytest.mark.parametrize("wait", [others_of, first_of])
-def test_no_wait_for_the_others_is_without_end(monkeypatch: pytest.MonkeyPatch, wait: Callable[[Launch], Any]) -> None:
+def test_waiting_for_other_processes_is_limited(
+    monkeypatch: pytest.MonkeyPatch, wait: Callable[[Launch], Any]
+) -> None:
     monkeypatch.setattr(connections, "MEETING", 0.3)
     launch = FIRST if wait is others_of else SECOND
     with pytest.raises(QkeditError, match=r"did not connect within 0.3 s"), wait(launch):
@@ -250,7 +252,7 @@ def test_no_wait_for_the_others_is_without_end(monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.parametrize(("name", "value"), [("MASTER_ADDR", ""), ("MASTER_PORT", "none"), ("MASTER_PORT", "99999")])
-def test_processes_without_a_place_to_meet_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_processes_without_a_rendezvous_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match="are not set, so the processes cannot connect"), first_of(SECOND):
         pass
@@ -261,14 +263,14 @@ def test_processes_without_a_place_to_meet_are_refused(monkeypatch: pytest.Monke
     [
         ({"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}, Launch(1, 4, 0)),
         ({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, None),
-        ({"RANK": "1", "WORLD_SIZE": "4"}, None),  # a machine of a cluster, on which nobody has launched anything
+        ({"RANK": "1", "WORLD_SIZE": "4"}, None),  # a machine of a cluster without a launcher
         ({"RANK": "4", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}, None),
         ({"RANK": "-1", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}, None),
         ({"RANK": "one", "WORLD_SIZE": "²", "LOCAL_RANK": "0"}, None),
         ({}, None),
     ],
 )
-def test_what_a_launcher_says(
+def test_the_variables_of_launchers_are_read(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: Launch | None
 ) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
@@ -278,6 +280,6 @@ def test_what_a_launcher_says(
     assert launched() == expected
 
 
-def test_other_options_are_another_plan(plan: SteerPlan) -> None:
+def test_different_options_are_a_different_plan(plan: SteerPlan) -> None:
     assert fingerprint(plan) == fingerprint(plan_for("demo", SteerOptions("1-4")))
     assert fingerprint(plan) != fingerprint(replace(plan, options=replace(plan.options, compute_dtype="float64")))

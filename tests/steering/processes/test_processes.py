@@ -1,4 +1,4 @@
-"""Test `torchrun -m qkedit steer`: several processes write the same as one, or fail with one sentence."""
+"""Test `torchrun -m qkedit steer`: several processes write the files of one, or fail with one sentence."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EDITS = {
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    """Return one process that has imported torch, and starts a launcher's processes by fork."""
+    """Return a process that has imported torch, and starts the processes of a launcher by fork."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("QKEDIT_")}
     with runs(tmp_path_factory.mktemp("runs"), kept | {"OMP_NUM_THREADS": "1"}) as started:
         yield started
@@ -68,7 +68,7 @@ def test_several_processes_write_the_bytes_of_one(processes: Runs, tmp_path: Pat
     assert sorted(os.listdir(tmp_path)) == [*map(str, sizes), "one"]
 
 
-def test_more_processes_than_layers(processes: Runs, tmp_path: Path) -> None:
+def test_there_may_be_more_processes_than_layers(processes: Runs, tmp_path: Path) -> None:
     arguments = ("steer", "demo", "--layers", "1,4", "--k", "3", "--no-fsync")
     first, *others = together(processes, 3, *arguments, "--out", tmp_path / "three")
     assert first.code == 0
@@ -86,7 +86,7 @@ def broken(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_what_one_process_cannot_edit_is_reported_once(
+def test_a_failed_edit_of_one_process_is_reported_once(
     processes: Runs, tmp_path: Path, broken: Path, size: int
 ) -> None:
     arguments = ("steer", broken, "--layers", "all", "--k", "2", "--out", tmp_path / "out")
@@ -97,10 +97,10 @@ def test_what_one_process_cannot_edit_is_reported_once(
     assert os.listdir(tmp_path) == ["broken"]
 
 
-def test_a_wrong_request_is_reported_once(processes: Runs, tmp_path: Path) -> None:
+def test_an_invalid_request_is_reported_once(processes: Runs, tmp_path: Path) -> None:
     processes.start("steer", "demo", "--layers", "99", "--out", tmp_path / "out", environments=environments(2))
-    until(lambda: processes.said().endswith("\n"))
-    processes.signal(signal.SIGTERM, 1)  # as a launcher ends those that are left
+    until(lambda: processes.standard_error().endswith("\n"))
+    processes.signal(signal.SIGTERM, 1)  # like a launcher, which ends the remaining ones
     first, other = processes.finish_all()
     assert first.code == 2
     assert "99" in first.sentence()
@@ -108,7 +108,7 @@ def test_a_wrong_request_is_reported_once(processes: Runs, tmp_path: Path) -> No
     assert os.listdir(tmp_path) == []
 
 
-def test_who_ends_all_processes_is_answered_once(processes: Runs, tmp_path: Path) -> None:
+def test_a_signal_to_all_processes_is_reported_once(processes: Runs, tmp_path: Path) -> None:
     target, interrupted = tmp_path / "out", 0
     for pause in (0, 0.05, 0.2):
         processes.start("steer", "demo", "--layers", "all", "--k", "2", "--out", target, environments=environments(2))
@@ -120,8 +120,8 @@ def test_who_ends_all_processes_is_answered_once(processes: Runs, tmp_path: Path
         if first.code == 130:
             interrupted += 1
             assert "interrupted" in first.sentence()
-            assert other.code in (0, 130, -signal.SIGTERM)  # the last where its command had not begun yet
-        else:  # the signal came with the last lines of the run
+            assert other.code in (0, 130, -signal.SIGTERM)  # the last code is that of a command that had not begun
+        else:  # the signal arrived during the last lines of the run
             assert first.code == 0
             shutil.rmtree(target)
         assert (other.stdout, other.stderr) == ("", "")
@@ -130,14 +130,14 @@ def test_who_ends_all_processes_is_answered_once(processes: Runs, tmp_path: Path
 
 
 @pytest.mark.parametrize("command", [("verify", "nowhere"), ("--version",), ("inspect", "demo", "--layers", "1")])
-def test_work_that_is_not_shared_is_the_first_ones(processes: Runs, command: Sequence[str]) -> None:
+def test_only_the_first_process_does_unshared_work(processes: Runs, command: Sequence[str]) -> None:
     first, other = together(processes, 2, *command)
     alone = qkedit(*command)
     assert (first.code, first.stdout, first.stderr) == (alone.code, alone.stdout, alone.stderr)
     assert silent([other], 0)
 
 
-def test_a_plan_is_printed_by_the_first_one(processes: Runs) -> None:
+def test_only_the_first_process_prints_a_plan(processes: Runs) -> None:
     first, other = together(processes, 2, "steer", "demo", "--layers", "1", "--dry-run")
     assert "Nothing was written." in first.stdout
     assert silent([other], 0)

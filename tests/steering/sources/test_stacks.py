@@ -41,8 +41,8 @@ def base(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     return write(tmp_path / "base", weights(dtype=request.param))
 
 
-def test_edits_of_different_layers_and_heads_are_there_bit_for_bit(base: Path, tmp_path: Path) -> None:
-    """Two edits of different heads of a layer: the output, manifest and card do not depend on the order."""
+def test_edits_of_different_layers_and_heads_keep_their_bits(base: Path, tmp_path: Path) -> None:
+    """Output, manifest and card of two edits of different heads do not depend on the order."""
     edits = [
         edit_of(base, tmp_path / "one", layers="0,1", heads="0"),
         edit_of(base, tmp_path / "two", layers="1,2", heads="2,3", layout="full"),
@@ -70,8 +70,8 @@ def test_edits_of_different_layers_and_heads_are_there_bit_for_bit(base: Path, t
     assert not verify(tmp_path / "stack", base=str(base)).mismatches
 
 
-def test_what_two_edits_of_a_head_share_is_reported(base: Path, tmp_path: Path) -> None:
-    """The stronger edit also removes the mode of the weaker one, so their sum removes it twice."""
+def test_the_overlap_of_two_edits_of_a_head_is_reported(base: Path, tmp_path: Path) -> None:
+    """The stronger edit removes the mode of the weaker one too, so their sum removes it twice."""
     edits = [edit_of(base, tmp_path / f"k{k}", layers="1", heads="0-2", k=k) for k in (1, 3)]
     report = applied(edits, base, tmp_path / "stack")
     applied(edits[::-1], base, tmp_path / "other order")
@@ -87,14 +87,14 @@ def test_what_two_edits_of_a_head_share_is_reported(base: Path, tmp_path: Path) 
     overlaps = [head.overlap for head in report.manifest.heads]
     for head, overlap in enumerate(overlaps):
         rows = slice(8 * head, 8 * head + 8)
-        # The first mode is in both edits: what they share is the whole change of the weaker one.
+        # The first mode is in both edits: the overlap is the whole change of the weaker one.
         shared = (one[rows].double() - before[rows].double()).norm() / (exact[rows] - before[rows].double()).norm()
         assert overlap == pytest.approx(float(shared), rel=0.05)
     assert max(head.order or 0 for head in report.manifest.heads) < 0.03  # projectors of one family commute
     assert all(head.energy_removed < 1 for head in report.manifest.heads)
 
 
-def test_applying_a_merged_delta_is_applying_all(base: Path, tmp_path: Path) -> None:
+def test_applying_a_merged_delta_equals_applying_all_edits(base: Path, tmp_path: Path) -> None:
     edits = [edit_of(base, tmp_path / f"k{k}", layers=layers, k=k) for k, layers in ((1, "0,1"), (2, "1,2"))]
     merge_edits(edits, output=replace(DELTA, out=tmp_path / "merged"), base=str(base))
     assert sorted(path.name for path in (tmp_path / "merged").iterdir()) == sorted([DELTA_FILE, "qkedit.json"])
@@ -104,7 +104,7 @@ def test_applying_a_merged_delta_is_applying_all(base: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("layout", ["full", "delta"])
-def test_strength_one_is_the_edit_itself(base: Path, tmp_path: Path, layout: Any) -> None:
+def test_strength_one_equals_the_edit(base: Path, tmp_path: Path, layout: Any) -> None:
     edit = edit_of(base, tmp_path / "delta", layers="1", k=2)
     output = OutputOptions(tmp_path / "same", layout, fsync=False)
     interpolate_edit(edit, 1, output=output, base=str(base))
@@ -113,7 +113,7 @@ def test_strength_one_is_the_edit_itself(base: Path, tmp_path: Path, layout: Any
 
 
 @pytest.mark.parametrize("strength", [0.5, 1.5])
-def test_another_strength(base: Path, tmp_path: Path, strength: float) -> None:
+def test_a_strength_scales_the_edit(base: Path, tmp_path: Path, strength: float) -> None:
     edit = edit_of(base, tmp_path / "delta", layers="1,2", heads="0,1", k=2)
     report = interpolate_edit(edit, strength, output=replace(FULL, out=tmp_path / "edited"), base=str(base))
     before, after, found = (tensors_of(place) for place in (base, edit, tmp_path / "edited"))
@@ -127,13 +127,13 @@ def test_another_strength(base: Path, tmp_path: Path, strength: float) -> None:
     (part,) = report.manifest.made_of or ()
     once = [head["energy_removed"] for tensor in part["tensors"] for head in tensor["heads"]]
     for head, whole in zip(report.manifest.heads, once, strict=True):
-        # Of each mode the share 1 − strength stays.
+        # The share 1 − strength of each mode remains.
         assert head.energy_removed == pytest.approx(whole * (1 - (1 - strength) ** 2), abs=0.02)
     assert f"multiplied by\n  {strength}" in (tmp_path / "edited" / "README.md").read_text()
     assert not verify(tmp_path / "edited", base=str(base)).mismatches
 
 
-def test_what_cannot_be_put_together_is_refused(base: Path, tmp_path: Path) -> None:
+def test_incompatible_edits_and_strengths_are_refused(base: Path, tmp_path: Path) -> None:
     edit, other_base = edit_of(base, tmp_path / "delta", layers="1"), write(tmp_path / "other", weights(seed=1))
     foreign = edit_of(other_base, tmp_path / "foreign", layers="1")
     shutil.copytree(edit, tmp_path / "copy")
@@ -163,8 +163,8 @@ def test_a_change_that_storage_cannot_hold_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["apply", "merge", "interpolate"])
-def test_a_fault_on_the_way_leaves_nothing(tmp_path: Path, command: str) -> None:
-    """The last tensor of an edit is damaged, so the first ones are already written."""
+def test_a_damaged_edit_leaves_no_output(tmp_path: Path, command: str) -> None:
+    """The last tensor of an edit is damaged, when the first ones are already written."""
     base = write(tmp_path / "base", weights())
     edits = [edit_of(base, tmp_path / f"k{k}", layers="0-2", k=k) for k in (1, 2)]
     file = edits[0] / DELTA_FILE
@@ -179,7 +179,7 @@ def test_a_fault_on_the_way_leaves_nothing(tmp_path: Path, command: str) -> None
     assert sorted(path.name for path in tmp_path.iterdir()) == there
 
 
-def test_commands(base: Path, tmp_path: Path) -> None:
+def test_the_commands_apply_merge_and_interpolate(base: Path, tmp_path: Path) -> None:
     edits = [edit_of(base, tmp_path / f"k{k}", layers="1", k=k) for k in (1, 2)]
     where = ["--base", base, "--no-fsync"]
     assert qkedit("merge", *edits, *where, "--out", tmp_path / "merged").code == 0
@@ -193,7 +193,7 @@ def test_commands(base: Path, tmp_path: Path) -> None:
     assert "strength" in qkedit(*none, "--out", tmp_path / "none", "--json").document["error"]["where"]
 
 
-def test_adapters_stack_like_deltas(tmp_path: Path) -> None:
+def test_adapters_are_stacked_like_deltas(tmp_path: Path) -> None:
     """An adapter and a delta change the same heads; in float32, an adapter is the whole edit."""
     base = write(tmp_path / "base", weights())
     one = edit_of(base, tmp_path / "lora", layers="0,1", k=2, layout="lora")

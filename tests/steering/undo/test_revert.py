@@ -58,7 +58,7 @@ BESIDE = st.dictionaries(
     keep=st.booleans(),
     elsewhere=st.booleans(),
 )
-def test_reverting_is_the_identity(
+def test_reverting_restores_every_byte(
     beside: dict[str, bytes], shards: int, make: Any, layers: str, link: str, keep: bool, elsewhere: bool
 ) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -82,7 +82,7 @@ def test_reverting_is_the_identity(
 
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("family", ["phi3", "molmo2"])
-def test_a_fused_projection_comes_back(tiny: TinyCheckpoint, tmp_path: Path, family: str, keep: bool) -> None:
+def test_a_fused_projection_is_restored(tiny: TinyCheckpoint, tmp_path: Path, family: str, keep: bool) -> None:
     base = tiny(family)
     edited = steered(base, tmp_path / "edited", layers="all", keep_original=keep, allow_text_only=True)
     assert contents(edited) != contents(base)
@@ -90,7 +90,7 @@ def test_a_fused_projection_comes_back(tiny: TinyCheckpoint, tmp_path: Path, fam
     assert contents(edited) == contents(base)
 
 
-def test_of_a_base_on_the_hub_the_edited_tensors_alone_are_fetched(
+def test_only_edited_tensors_are_fetched_from_a_base_on_the_hub(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     edited = steered(base, tmp_path / "edited")
@@ -108,13 +108,13 @@ def test_of_a_base_on_the_hub_the_edited_tensors_alone_are_fetched(
     assert contents(edited) == contents(base)
 
 
-def test_the_demo_is_found_by_its_name(tmp_path: Path) -> None:
+def test_the_demo_is_found_as_the_recorded_base(tmp_path: Path) -> None:
     edited = steered(Path("demo"), tmp_path / "edited")
     assert qkedit.revert(edited, fsync=False).files_compared > 5
     assert contents(edited) == contents(demo_checkpoint())
 
 
-def test_one_edit_after_another_is_undone(base: Path, tmp_path: Path) -> None:
+def test_several_edits_are_reverted_one_by_one(base: Path, tmp_path: Path) -> None:
     (base / CARD).write_text("# Base\n")
     first = steered(base, tmp_path / "first", keep_original=True)
     (base / CARD).unlink()
@@ -122,7 +122,7 @@ def test_one_edit_after_another_is_undone(base: Path, tmp_path: Path) -> None:
     twice = steered(first, tmp_path / "twice", layers="1-2", k=1, keep_original=True)
     by_name = shutil.copytree(twice, tmp_path / "by name")
     assert qkedit.revert(twice, fsync=False).edits_left == 1
-    del once[ORIGINALS]  # which the second edit left out, and named
+    del once[ORIGINALS]  # the second edit left it out and named it
     assert contents(twice) == once
     qkedit.revert(by_name, base=first, fsync=False)
     assert contents(by_name) == once
@@ -136,7 +136,7 @@ def _with(base: Path, file: str, text: str, place: Path) -> Path:
     return changed
 
 
-def test_what_is_not_the_outputs_stays(base: Path, tmp_path: Path) -> None:
+def test_files_of_the_user_are_kept(base: Path, tmp_path: Path) -> None:
     edited = steered(base, tmp_path / "edited")
     (edited / "notes.txt").write_text("mine")
     (edited / ".git" / "empty").mkdir(parents=True)
@@ -148,7 +148,7 @@ def test_what_is_not_the_outputs_stays(base: Path, tmp_path: Path) -> None:
     assert os.readlink(edited / "to notes") == "notes.txt"
     assert (edited / ".git" / "empty").is_dir()
     assert edited.stat().st_mode & 0o777 == 0o700
-    assert (edited / "config.json").stat().st_ino == number  # taken over, not copied
+    assert (edited / "config.json").stat().st_ino == number  # moved, not copied
     others = {"notes.txt": b"mine", "to notes": b"mine", "qkedit-plugins.json": b"{}"}
     assert contents(edited) == contents(base) | others
 
@@ -169,7 +169,7 @@ def _changed_tensor(edited: Path) -> None:
         (_changed_tensor, f"tensor {query_name(1)}"),
     ],
 )
-def test_what_somebody_wrote_is_lost_by_force_alone(tmp_path: Path, change: Any, named: str) -> None:
+def test_changes_of_the_user_are_lost_only_by_force(tmp_path: Path, change: Any, named: str) -> None:
     base = write(tmp_path / "base", weights())
     (base / CARD).write_text("# Base\n")
     edited = steered(base, tmp_path / "edited", keep_original=True)
@@ -194,7 +194,7 @@ def test_a_file_that_differs_from_the_bases_stops_the_run(base: Path, tmp_path: 
     assert contents(edited) == {**contents(base), "tokenizer.json": b"mine"}
 
 
-def test_what_cannot_be_undone_is_refused_in_a_sentence(base: Path, tmp_path: Path) -> None:
+def test_outputs_that_cannot_be_reverted_are_refused_in_one_sentence(base: Path, tmp_path: Path) -> None:
     other = write(tmp_path / "other", weights(seed=1))
     edited = steered(base, tmp_path / "edited")
     kept = steered(base, tmp_path / "kept", keep_original=True)
@@ -226,7 +226,7 @@ def test_what_cannot_be_undone_is_refused_in_a_sentence(base: Path, tmp_path: Pa
     assert contents(tmp_path) == before
 
 
-def test_verify_knows_what_is_kept(base: Path, tmp_path: Path) -> None:
+def test_verify_checks_the_original_bytes(base: Path, tmp_path: Path) -> None:
     kept = steered(base, tmp_path / "kept", keep_original=True, verify=True)
     for change, said in ((b"!", "SHA-256 differs from the manifest"), (None, "missing")):
         if change is None:
@@ -236,7 +236,7 @@ def test_verify_knows_what_is_kept(base: Path, tmp_path: Path) -> None:
         assert verify(kept, base=str(base)).mismatches == (f"{ORIGINALS}: {said}",)
 
 
-def test_what_is_kept_is_replaced_with_the_output_and_known_by_its_hash(base: Path, tmp_path: Path) -> None:
+def test_original_bytes_are_replaced_with_the_output_if_unchanged(base: Path, tmp_path: Path) -> None:
     kept = steered(base, tmp_path / "kept", keep_original=True)
     first = contents(kept)
     assert contents(steered(base, kept, keep_original=True, overwrite=True)) == first
@@ -245,7 +245,7 @@ def test_what_is_kept_is_replaced_with_the_output_and_known_by_its_hash(base: Pa
         steered(base, kept, overwrite=True)
 
 
-def test_no_loader_takes_what_is_kept_for_weights(tmp_path: Path) -> None:
+def test_loaders_do_not_read_the_original_bytes(tmp_path: Path) -> None:
     base = write(tmp_path / "base", weights(), shards=1)
     kept = steered(base, tmp_path / "kept", keep_original=True)
     assert [path.name for path in kept.rglob("*.safetensors*")] == ["model.safetensors"]
@@ -253,7 +253,7 @@ def test_no_loader_takes_what_is_kept_for_weights(tmp_path: Path) -> None:
         steered(base, tmp_path / "delta", layout="delta", keep_original=True)
 
 
-def test_files_that_come_during_the_run_are_not_lost(
+def test_files_that_appear_during_the_run_are_kept(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     edited = steered(base, tmp_path / "edited")

@@ -72,7 +72,7 @@ def slow_script(rows: list[tuple[str, str, str]]) -> dict[str, dict[str, str]]:
     return printed
 
 
-def asked(rows: list[tuple[str, str, str]]) -> tuple[list[Question], list[Answer]]:
+def questions_and_answers(rows: list[tuple[str, str, str]]) -> tuple[list[Question], list[Answer]]:
     """Generate questions and answers of these types, truths and responses."""
     fields = [{"dimension": amber._DIMENSION_OF_TYPE[kind]} for kind, _, _ in rows]
     questions = [
@@ -84,7 +84,7 @@ def asked(rows: list[tuple[str, str, str]]) -> tuple[list[Question], list[Answer
 
 @given(st.lists(_row, min_size=1))
 def test_printed_figures_equal_those_of_the_official_script(rows: list[tuple[str, str, str]]) -> None:
-    questions, answers = asked(rows)
+    questions, answers = questions_and_answers(rows)
     expected = slow_script(rows)
     for split in amber.answered_splits(questions, answers):
         score = amber.score(questions, answers[::-1], split=split)
@@ -100,7 +100,7 @@ def test_printed_figures_equal_those_of_the_official_script(rows: list[tuple[str
 @given(st.lists(_row, min_size=1, max_size=5))
 def test_metrics_of_items_equal_the_score_up_to_rounding(rows: list[tuple[str, str, str]]) -> None:
     # Five hundred copies of each row make 0.001 in a denominator negligible.
-    questions, answers = asked([row for row in rows for _ in range(500)])
+    questions, answers = questions_and_answers([row for row in rows for _ in range(500)])
     split = amber.answered_splits(questions, answers)[0]
     score = amber.score(questions, answers, split=split)
     for name, metric in metrics_of(score.items).items():
@@ -140,7 +140,7 @@ def test_answers_are_parsed_by_the_official_and_the_normalised_rule(
 
 
 def score_of(*rows: tuple[str, str, str], **options: Any) -> Score:
-    return amber.score(*asked(list(rows)), **options)
+    return amber.score(*questions_and_answers(list(rows)), **options)
 
 
 def test_existence_has_its_own_f1() -> None:
@@ -167,14 +167,14 @@ def test_normalised_answers_are_labelled() -> None:
 
 def test_splits_and_parsers_are_checked() -> None:
     rows = [("relation", "no", "No"), ("discriminative-attribute-state", "no", "No")]
-    assert amber.answered_splits(*asked(rows)) == ("state", "relation")
+    assert amber.answered_splits(*questions_and_answers(rows)) == ("state", "relation")
     with pytest.raises(UsageError, match="no split is given"):
         score_of(*rows)
     with pytest.raises(UsageError, match="there is no split 'attributes'"):
         score_of(*rows, split="attributes")
     with pytest.raises(UsageError, match="there is no parser 'vcd'"):
         score_of(*rows, split="state", rule="vcd")
-    questions, answers = asked(rows)
+    questions, answers = questions_and_answers(rows)
     with pytest.raises(QkeditError, match="1 of 1 questions have no answer"):
         amber.score(questions, answers[:1], split="state")
     with pytest.raises(QkeditError, match="no question has the id '9'"):

@@ -34,12 +34,12 @@ def questions(references: dict[str, tuple[str, ...]] = REFERENCES) -> list[Quest
     return [Question(image, f"{image}.jpg", "", texts, group=image) for image, texts in references.items()]
 
 
-def said(*captions: str) -> list[Answer]:
+def answers_with(*captions: str) -> list[Answer]:
     return [Answer(image, text) for image, text in zip(REFERENCES, captions, strict=False)]
 
 
 def by_words(*captions: str, split: str | None = None) -> Score:
-    return scoring.score(questions(), said(*captions), split=split, rule="words")
+    return scoring.score(questions(), answers_with(*captions), split=split, rule="words")
 
 
 def annotations(**changes: Any) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def test_spice_receives_the_captions(programs: Programs, tmp_path: Path) -> None
         (tmp_path / "spice").mkdir(exist_ok=True)
         (tmp_path / "spice" / name).touch()
     shown = [replace(question, fields={"data": tmp_path}) for question in questions()]
-    score = scoring.score(shown, said("a man", "a cat", "dogs"), also=["spice"])
+    score = scoring.score(shown, answers_with("a man", "a cat", "dogs"), also=["spice"])
     assert [item.sums["spice"] for item in score.items] == [(0.2, 1.0), (0.1, 1.0), (0.2, 1.0)]
     assert score.metrics["spice"] == pytest.approx(0.5 / 3)
     asked, _ = json.loads(log.read_text().splitlines()[-1])
@@ -107,7 +107,7 @@ def test_spice_without_its_models_names_their_source(programs: Programs, tmp_pat
     programs()
     shown = [replace(question, fields={"data": tmp_path}) for question in questions()]
     with pytest.raises(QkeditError, match=r"put them there, from nlp\.stanford\.edu"):
-        scoring.score(shown, said("a"), also=["spice"])
+        scoring.score(shown, answers_with("a"), also=["spice"])
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_spice_is_refused_for_a_java_without_javascript(
         (tmp_path / name).touch()
     shown = [replace(question, fields={"data": tmp_path}) for question in questions()]
     with pytest.raises(QkeditError) as error:
-        scoring.score(shown, said("a"), also=["spice"])
+        scoring.score(shown, answers_with("a"), also=["spice"])
     assert ("needs Java 8 to 14, and java on PATH is 17" in str(error.value)) == refused
     assert ("did not print one number for each of 1 captions" in str(error.value)) != refused
 
@@ -130,7 +130,7 @@ def test_spice_is_refused_for_a_java_without_javascript(
 def test_unexpected_output_of_meteor_is_refused(programs: Programs, printed: str) -> None:
     programs(meteor=f"print({printed!r})")
     with pytest.raises(QkeditError, match="did not print, for 1 captions"):
-        scoring.score(questions(), said("a"), also=["meteor"])
+        scoring.score(questions(), answers_with("a"), also=["meteor"])
 
 
 def test_an_unknown_additional_metric_is_refused() -> None:
