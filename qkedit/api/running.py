@@ -98,7 +98,7 @@ def kv_coherence(
     Args:
         model: as for `generate`.
         images: as for `generate`.
-        prompt: the text behind the images.
+        prompt: the text after the images.
         plugins: the plug-ins that act before the measurement, as for `generate`.
         loading: as for `generate`.
 

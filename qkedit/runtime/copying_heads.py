@@ -1,8 +1,8 @@
 """Find the heads by which a model copies: a short run on random tokens that are repeated once.
 
-Where a token occurs for the second time, an induction head attends to the token behind its first occurrence, and so
-predicts what follows (Olsson et al., arXiv 2209.11895). It finds it by what a previous-token head has written there,
-which attends to the token before. Random tokens leave nothing else to attend to.
+Where a token occurs for the second time, an induction head attends to the token after its first occurrence, and so
+predicts what follows (Olsson et al., arXiv 2209.11895). It finds that token by what a previous-token head, which
+attends to the token before, has written there. Random tokens leave nothing else to attend to.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def copying_heads(model: Any) -> dict[int, tuple[int, ...]]:
 def copying_shares(model: Any) -> Mapping[int, tuple[Tensor, Tensor]]:
     """Return by layer the shares of each head's attention that copying needs, `[H]` twice.
 
-    The first is the share at the token behind the first occurrence, of tokens that occur for the second time; the
+    The first is the share at the token after the first occurrence, of tokens that occur for the second time; the
     second that at the previous token, of all tokens.
     """
     ids = _repeated_tokens(model)

@@ -9,7 +9,7 @@ on the token. The bilinear part is the product of the *raw* queries with the fol
 in place of `W_k`, an edit is the same as in a model without norms and its result is the query weight to store: nothing
 has to be unfolded or divided by a gain, which may be zero. (This is our choice; the paper does not treat norms.)
 
-The normaliser of an edited query changes too: a uniform rescale of a head is invisible behind a norm, and a head
+The normaliser of an edited query changes too: a uniform rescale of a head is invisible after a norm, and a head
 that loses its dominant modes has the rest of its logits scaled up.
 """
 

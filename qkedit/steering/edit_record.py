@@ -14,7 +14,7 @@ class EditRecord:
 
     layer: int
     form: str  # how its heads are stored in the tensor
-    norm: str | None  # kind of norm behind the queries, folded into the product
+    norm: str | None  # kind of norm after the queries, folded into the product
     tensor: TensorEntry
     sha256_before: str
     heads: tuple[HeadEdit, ...]

@@ -130,7 +130,7 @@ def build_model(shape: str, device: str, dtype: str) -> Any:
 
 
 def build_request(model: Any, rows: int, columns: int, text: int, tokens: int) -> Request:
-    """A question of `text` tokens behind an image of `rows` × `columns` cells."""
+    """A question of `text` tokens after an image of `rows` × `columns` cells."""
     question = torch.randint(100, 1000, (text,), generator=torch.Generator().manual_seed(0)).tolist()
     ids = torch.tensor([[1, START, *[IMAGE] * (rows * columns), END, *question]], device=model.device)
     inputs = {

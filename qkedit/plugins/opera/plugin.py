@@ -6,7 +6,7 @@ with the largest product of a column of attention among the answer's tokens (`ov
     log softmax over the candidates of   l_c − α · 10⁻⁷ · max_j Π_{i ≥ j} σ ω_{i,j}
 
 In the first ten columns of the answer it gains α times its attention to the image instead. When the same column has
-had the largest product in more than 15 steps of every beam, the search goes back to it and takes other tokens behind
+had the largest product in more than 15 steps of every beam, the search goes back to it and chooses other tokens after
 it, from the whole vocabulary (`retrospection.py`). These rules are those of the published code.
 """
 

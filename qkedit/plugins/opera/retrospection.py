@@ -75,7 +75,7 @@ class Retrospection:
         return scores.flatten().index_fill(0, refused, -torch.inf).view_as(scores)
 
     def _column_to_go_back_to(self, location: int) -> int | None:
-        """Return the column to choose again: the one behind that on which all beams agree, or that one itself."""
+        """Return the column to choose again: the one after that on which all beams agree, or that one itself."""
         if self._threshold is None or location < self._spared:
             return None
         of_beams = zip(*(step.locations for step in self._steps), strict=True)

@@ -214,7 +214,7 @@ class _PromptSearch:
                 self._past.choose(places, tokens, log_probs.shape[1])
 
     def _begun(self, beams: Beams) -> _Watched:
-        """Return the text of beams, read token by token behind the prompt."""
+        """Return the text of beams, read token by token after the prompt."""
         rows = self._prefilled.rows(self._prompt, len(beams.tokens))
         text = _Watched(rows, self._image, self._settings.scale, self._search)
         for tokens in beams.tokens.T:

@@ -47,7 +47,7 @@ def attention(
     batch_size: Annotated[int, flag("--batch-size", help="Number of prompts per batch.", min=1)] = 8,
     loading: LoadingFlags,
 ) -> None:
-    """Measure where a model's answers attend: before the image, on it, behind it, or at the answer so far.
+    """Measure where a model's answers attend: before the image, on it, after it, or at the answer so far.
 
     With ground truth, the tokens of true and of hallucinated mentions are shown, too, and the
     visual attention ratio with an AUROC: how well a low ratio tells hallucinated mentions.
