@@ -17,14 +17,17 @@ from qkedit.version import __version__
 
 if TYPE_CHECKING:
     from qkedit.api.differences import diff, extract
-    from qkedit.api.editing import inspect, plan, steer
+    from qkedit.api.editing import plan, steer
+    from qkedit.api.evaluating import evaluate, evaluate_arms, evaluate_endpoint, verify_endpoint
     from qkedit.api.experiments import demonstrate, sweep
-    from qkedit.api.measuring import attention, compare, drift, evaluate, evaluate_arms, score
+    from qkedit.api.measuring import attention, compare, drift, score
     from qkedit.api.outputs import apply, export, interpolate, merge, verify
     from qkedit.api.publishing import push
     from qkedit.api.requirements import gate
     from qkedit.api.running import generate, kv_coherence
+    from qkedit.api.spectra import compare_spectra, inspect, suggest
     from qkedit.api.tuning import tune
+    from qkedit.checkpoint.architecture.library import using_architectures
     from qkedit.errors import QkeditError
     from qkedit.plugins.core.protocol import Plugin
     from qkedit.plugins.dscr.plugin import DSCR
@@ -54,6 +57,7 @@ __all__ = [
     "attach",
     "attention",
     "compare",
+    "compare_spectra",
     "copying_heads",
     "demonstrate",
     "diff",
@@ -61,6 +65,7 @@ __all__ = [
     "edit",
     "evaluate",
     "evaluate_arms",
+    "evaluate_endpoint",
     "export",
     "extract",
     "gate",
@@ -77,9 +82,12 @@ __all__ = [
     "score",
     "sink_of",
     "steer",
+    "suggest",
     "sweep",
     "tune",
+    "using_architectures",
     "verify",
+    "verify_endpoint",
 ]
 
 # Where each name is defined.
@@ -100,8 +108,11 @@ _HOMES = {
     "SteerReport": "qkedit.steering.run",
     "steer": "qkedit.api.editing",
     "QkeditError": "qkedit.errors",
+    "using_architectures": "qkedit.checkpoint.architecture.library",
     "plan": "qkedit.api.editing",
-    "inspect": "qkedit.api.editing",
+    "inspect": "qkedit.api.spectra",
+    "suggest": "qkedit.api.spectra",
+    "compare_spectra": "qkedit.api.spectra",
     "apply": "qkedit.api.outputs",
     "export": "qkedit.api.outputs",
     "merge": "qkedit.api.outputs",
@@ -118,8 +129,10 @@ _HOMES = {
     "sweep": "qkedit.api.experiments",
     "attention": "qkedit.api.measuring",
     "score": "qkedit.api.measuring",
-    "evaluate": "qkedit.api.measuring",
-    "evaluate_arms": "qkedit.api.measuring",
+    "evaluate": "qkedit.api.evaluating",
+    "evaluate_arms": "qkedit.api.evaluating",
+    "evaluate_endpoint": "qkedit.api.evaluating",
+    "verify_endpoint": "qkedit.api.evaluating",
     "compare": "qkedit.api.measuring",
     "drift": "qkedit.api.measuring",
 }

@@ -1,4 +1,4 @@
-"""Plan, make and inspect edits of checkpoints from Python: the commands `steer` and `inspect`."""
+"""Plan and make edits of checkpoints from Python: the command `steer`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from qkedit.steering.run import SteerReport, run_plan
 from qkedit.steering.steer_options import ComputeDtype, Layout, OutputOptions, Spared, SteerOptions, edit_options
 
 if TYPE_CHECKING:
-    from qkedit.inspection.spectra import Inspection
     from qkedit.steering.engine.progress import Progress
 
 
@@ -56,7 +55,7 @@ def plan(
     suppression = Suppression(k, energy, retain, channel, control, seed)
     options = edit_options(layers, heads, suppression, device, compute_dtype, allow_text_only, protect, spare)
     with using_architectures(architectures):
-        return _planned(model, options, spare, revision, keep_plugins)
+        return planned_edit(model, options, spare, revision, keep_plugins)
 
 
 @renamed_argument("residual", "retain")
@@ -143,61 +142,20 @@ def steer(
     options = edit_options(layers, heads, suppression, device, compute_dtype, allow_text_only, protect, spare)
     output = OutputOptions(Path(out), layout, link, overwrite, fsync, verify, force, follow_links, rank, keep_original)
     with using_architectures(architectures):
-        planned = _planned(model, options, spare, revision, keep_plugins)
-        return run_plan(_after_a_run(replace(planned, sink=sink), model, revision), output, progress)
+        planned = planned_edit(model, options, spare, revision, keep_plugins)
+        return run_plan(after_a_run(replace(planned, sink=sink), model, revision), output, progress)
 
 
-def inspect(
-    model: str | Path,
-    *,
-    layers: Selection = "all",
-    heads: Selection = "all",
-    k: int = 4,
-    energy: float | None = None,
-    channel: Channel = "full",
-    offset: int | tuple[int, int, int] = 0,
-    device: str = "auto",
-    revision: str | None = None,
-    protect: str = NONE,
-    spare: Spared = "none",
-    architectures: Directories | None = None,
-) -> Inspection:
-    """Return the spectra of a checkpoint's query-key products, without writing anything.
-
-    Args:
-        model: as for `steer`; a checkpoint without vision is accepted, too.
-        layers, heads: as for `steer`.
-        k, energy: the modes that count as dominant.
-        channel: as for `steer`.
-        offset: query position − key position; three numbers for time, height and width.
-        device, revision: as for `steer`.
-        protect, spare: as for `steer`: the spectra are those without these directions and heads.
-        architectures: as for `steer`.
-
-    Raises:
-        QkeditError: as for `plan`; or a weight holds NaN or infinity, or the positions are not supported.
-
-    Example:
-        >>> qkedit.inspect("demo", layers=3).layers[0].heads[0].head
-        0
-    """
-    from qkedit.inspection.spectra import inspect as inspect_plan
-
-    suppression = Suppression(k, energy, channel=channel)
-    options = edit_options(layers, heads, suppression, device, allow_text_only=True, protect=protect, spare=spare)
-    with using_architectures(architectures):
-        planned = _after_a_run(_planned(model, options, spare, revision), model, revision)
-        return inspect_plan(planned, (offset, offset, offset) if isinstance(offset, int) else offset)
-
-
-def _planned(
+def planned_edit(
     model: str | Path, options: SteerOptions, spare: Spared, revision: str | None, keep_plugins: bool = False
 ) -> SteerPlan:
+    """Return the plan of an edit of a model by its name, without the heads that `spare` lists."""
     planned = plan_for(str(model), options, revision, keep_plugins=keep_plugins)
     return planned if isinstance(spare, str) else planned.sparing(spare)
 
 
-def _after_a_run(planned: SteerPlan, model: str | Path, revision: str | None) -> SteerPlan:
+def after_a_run(planned: SteerPlan, model: str | Path, revision: str | None) -> SteerPlan:
+    """Return the plan with what a run of the model shows, if its options ask for it."""
     if not planned.needs_run:
         return planned
     from qkedit.runtime.editing import with_run_of  # imports torch

@@ -1,8 +1,8 @@
-"""Measure models from Python: the commands `score`, `eval`, `compare`, `drift` and `attention`."""
+"""Measure models from Python: the commands `score`, `compare`, `drift` and `attention`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     from qkedit.evaluation.attention.diagnosis import AttentionDiagnosis
     from qkedit.evaluation.drift import Drift
     from qkedit.evaluation.files.records import Score
-    from qkedit.evaluation.runs.arms import FinishedArms
-    from qkedit.evaluation.runs.evaluate import Finished
     from qkedit.evaluation.statistics.comparison import RunComparison
     from qkedit.plugins.requested import Plugins
 
@@ -25,6 +23,8 @@ def score(
     rule: str | None = None,
     allow_missing: bool = False,
     also: Sequence[str] = (),
+    similarity: str | Path | None = None,
+    cache_ground_truth: str | Path | None = None,
 ) -> tuple[Score, ...]:
     """Score answers by a benchmark's own rules, without a model; return one score per split.
 
@@ -36,6 +36,8 @@ def score(
         rule: a parser or variant; None for the benchmark's default.
         allow_missing: whether to leave out questions without an answer instead of refusing.
         also: metrics that take long: `meteor` and `spice` of `coco-caption`.
+        similarity: a table of similar words for AMBER, where spaCy's model is not installed.
+        cache_ground_truth: a file `NAME_gt_objects.json.gz` for the objects that CHAIR finds in COCO's annotations.
 
     Raises:
         QkeditError: the answers cannot be scored, or are incomplete.
@@ -47,6 +49,7 @@ def score(
     from qkedit.evaluation.benchmarks.registry import benchmark_named
     from qkedit.evaluation.runs.scoring import score_files
 
+    files = {"similarity": similarity, "cache_ground_truth": cache_ground_truth}
     return score_files(
         benchmark_named(benchmark).with_metrics(also),
         answers=Path(answers),
@@ -54,137 +57,8 @@ def score(
         split=split,
         rule=rule,
         allow_missing=allow_missing,
+        files={name: Path(file) for name, file in files.items() if file is not None},
     )
-
-
-def evaluate(
-    model: str | Path,
-    benchmark: str,
-    *,
-    data: str | Path,
-    images: str | Path,
-    out: str | Path,
-    splits: Sequence[str] = (),
-    rule: str | None = None,
-    also: Sequence[str] = (),
-    plugins: Plugins = (),
-    edits: Sequence[str | Path] = (),
-    revision: str | None = None,
-    device: str = "cpu",
-    dtype: str = "auto",
-    batch_size: int = 8,
-    prompt: str | None = None,
-    limit: int | None = None,
-    overwrite: bool = False,
-    device_map: str | Mapping[str, Any] | None = None,
-    attn_implementation: str | None = None,
-    quantization: str | None = None,
-) -> Finished:
-    """Let a model answer a benchmark's questions, and score the answers; an interrupted run is resumed.
-
-    Args:
-        model: a directory, a hub id, an alias or `demo`.
-        benchmark: the name of the benchmark, such as `pope`.
-        data: the directory with the benchmark's published files, or one file of questions.
-        images: the directory of the images.
-        out: the directory of the run.
-        splits: the splits to run; by default all in `data`.
-        rule, also: as for `score`.
-        plugins: plug-ins, by text in the form of `--plugin` such as `"dscr:blend=0.5"`, or such as `qkedit.SCR()`; by
-            default none, even if some are attached to the model's directory. For those named by text, settings that
-            were published for the model are the defaults.
-        edits: directories of edits of the model (deltas, adapters, full outputs), applied to the loaded weights.
-        revision: branch, tag or commit of a model on the hub.
-        device: the device to run on, by its PyTorch name.
-        dtype: the dtype of the weights; `auto` for the stored one.
-        batch_size: the number of prompts per batch.
-        prompt: a prompt to use instead, with `{question}` in place of the benchmark's own question.
-        limit: the number of questions to ask of each split, from the first.
-        overwrite: whether to start again if another run's files exist.
-        device_map: as for `load`, and so are the next two; the run records them.
-        attn_implementation: the implementation of attention.
-        quantization: the quantisation of the weights in memory.
-
-    Raises:
-        QkeditError: an image is missing, the model cannot answer, or a file cannot be read or written.
-    """
-    from qkedit.evaluation.benchmarks.registry import benchmark_named
-    from qkedit.evaluation.runs.evaluate import evaluate as run
-    from qkedit.evaluation.runs.local_model import LocalModel
-    from qkedit.evaluation.runs.tasks import tasks_of
-    from qkedit.plugins.requested import requested_settings
-    from qkedit.runtime.load_options import Placement
-
-    chosen = requested_settings(plugins, str(model))
-    placement = Placement(device_map, attn_implementation, quantization)
-    places = tuple(map(str, edits))
-    local = LocalModel(str(model), revision, chosen, device, dtype, batch_size, placement=placement, edits=places)
-    tasks = tasks_of(benchmark_named(benchmark).with_metrics(also), Path(data), splits, rule=rule)
-    return run(local, tasks, Path(images), Path(out), prompt=prompt, limit=limit, overwrite=overwrite)
-
-
-def evaluate_arms(
-    model: str | Path,
-    benchmark: str,
-    *,
-    data: str | Path,
-    images: str | Path,
-    out: str | Path,
-    plugins: Plugins = (),
-    edits: Sequence[str | Path] = (),
-    always: Plugins = (),
-    splits: Sequence[str] = (),
-    rule: str | None = None,
-    also: Sequence[str] = (),
-    batch_size: int = 8,
-    prompt: str | None = None,
-    limit: int | None = None,
-    overwrite: bool = False,
-    device: str = "cpu",
-    dtype: str = "auto",
-    **loading: Any,
-) -> FinishedArms:
-    """Ask a model, and the model with each edit and each plug-in alone, the same questions, and compare them.
-
-    This is `qkedit eval --each`: the model is loaded once, each arm is a run of its own below `out`, and interrupted
-    arms are resumed.
-
-    Args:
-        model, benchmark, data, images: as for `evaluate`.
-        out: the directory in which each arm gets a directory with its name; the model alone is `base`.
-        plugins: as for `evaluate`, one arm for each; one may occur twice, with other options.
-        edits: directories of edits, one arm for each.
-        always: plug-ins that act in every arm, including the base.
-        splits, rule, also, batch_size, prompt, limit, overwrite, device, dtype: as for `evaluate`.
-        loading: `revision`, `device_map`, `attn_implementation` and `quantization` as for `evaluate`.
-
-    Returns:
-        `runs` holds each arm's scores, `against_base.arms` each arm's differences from the base with intervals and
-        tests. After the benchmark's splits come `time.<split>`: wall seconds per answer, with batches resampled.
-
-    Raises:
-        UsageError: there is neither an edit nor a plug-in, or an arm's directory holds something else.
-        QkeditError: an edit or a plug-in does not fit the model, or for the reasons of `evaluate`.
-
-    Example:
-        >>> arms = qkedit.evaluate_arms("demo", "pope", data=".", images="images", out="arms", plugins=["vcd", "deco"])
-        >>> for metric in arms.against_base.arms["vcd"].splits[0].metrics:
-        ...     print(metric.difference.metric, metric.difference.value, metric.difference.p)
-    """
-    from qkedit.evaluation.benchmarks.registry import benchmark_named
-    from qkedit.evaluation.runs.arms import arms_of
-    from qkedit.evaluation.runs.arms import evaluate_arms as run
-    from qkedit.evaluation.runs.local_model import LocalModel
-    from qkedit.evaluation.runs.tasks import tasks_of
-    from qkedit.plugins.requested import requested_settings
-    from qkedit.runtime.load_options import Placement
-
-    chosen, everywhere = (requested_settings(some, str(model), repeated=True) for some in (plugins, always))
-    arms = arms_of([*map(str, edits)], chosen, everywhere)
-    revision = loading.pop("revision", None)
-    local = LocalModel(str(model), revision, (), device, dtype, batch_size, placement=Placement(**loading))
-    tasks = tasks_of(benchmark_named(benchmark).with_metrics(also), Path(data), splits, rule=rule)
-    return run(local, arms, tasks, Path(images), Path(out), prompt=prompt, limit=limit, overwrite=overwrite)
 
 
 def compare(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qkedit.checkpoint.architecture.library import Directories, using_architectures
 from qkedit.steering.steer_options import Layout, OutputOptions
 
 if TYPE_CHECKING:
@@ -24,6 +25,10 @@ def apply(
     fsync: bool = True,
     verify: bool = False,
     keep_original: bool = False,
+    keep_plugins: bool = False,
+    force: bool = False,
+    follow_links: bool = False,
+    architectures: Directories | None = None,
 ) -> SteerReport:
     """Make the full checkpoint from a delta or an adapter and its base, or from several edits of one base.
 
@@ -40,6 +45,7 @@ def apply(
         fsync: whether to wait until the output is on the disk.
         verify: whether to read everything back and compare it before the output is put in place.
         keep_original: whether to keep the original bytes of the edited tensors next to the model, for `revert`.
+        keep_plugins, force, follow_links, architectures: as for `steer`.
 
     Raises:
         QkeditError: the base is not the model that the edit was made from, the edit is damaged, or the output may not
@@ -48,8 +54,11 @@ def apply(
     from qkedit.steering.apply import apply_edits
 
     edits = [delta] if isinstance(delta, str | Path) else list(delta)
-    output = OutputOptions(Path(out), "full", link, overwrite, fsync=fsync, verify=verify, keep_original=keep_original)
-    return apply_edits(edits, base=str(base), output=output, revision=revision)
+    output = OutputOptions(
+        Path(out), "full", link, overwrite, fsync, verify, force, follow_links, keep_original=keep_original
+    )
+    with using_architectures(architectures):
+        return apply_edits(edits, base=str(base), output=output, revision=revision, keep_plugins=keep_plugins)
 
 
 def merge(
@@ -59,7 +68,10 @@ def merge(
     base: str | Path | None = None,
     revision: str | None = None,
     overwrite: bool = False,
+    force: bool = False,
     fsync: bool = True,
+    verify: bool = False,
+    architectures: Directories | None = None,
 ) -> SteerReport:
     """Merge several edits of one base into one delta; overlapping changes are added.
 
@@ -68,16 +80,16 @@ def merge(
         out: the directory to write; it appears finished or not at all.
         base: the model they were made from; by default the one in the first manifest, if it is on the hub or the demo.
         revision: the revision of a base on the hub.
-        overwrite: whether to replace an earlier output.
-        fsync: whether to wait until the output is on the disk.
+        overwrite, force, fsync, verify, architectures: as for `apply`.
 
     Raises:
         QkeditError: as for `apply`.
     """
     from qkedit.steering.apply import merge_edits
 
-    output = OutputOptions(Path(out), "delta", overwrite=overwrite, fsync=fsync)
-    return merge_edits(edits, output=output, base=None if base is None else str(base), revision=revision)
+    output = OutputOptions(Path(out), "delta", overwrite=overwrite, fsync=fsync, verify=verify, force=force)
+    with using_architectures(architectures):
+        return merge_edits(edits, output=output, base=None if base is None else str(base), revision=revision)
 
 
 def interpolate(
@@ -88,8 +100,13 @@ def interpolate(
     base: str | Path | None = None,
     revision: str | None = None,
     layout: Layout = "full",
+    link: str = "auto",
     overwrite: bool = False,
+    force: bool = False,
+    follow_links: bool = False,
     fsync: bool = True,
+    verify: bool = False,
+    architectures: Directories | None = None,
 ) -> SteerReport:
     """Write an edit with another strength, `W + strength (W' − W)`, rounded once.
 
@@ -100,17 +117,17 @@ def interpolate(
         base: as for `merge`.
         revision: the revision of a base on the hub.
         layout: `full`, or `delta` for only the edited tensors.
-        overwrite: whether to replace an earlier output.
-        fsync: whether to wait until the output is on the disk.
+        link, overwrite, force, follow_links, fsync, verify, architectures: as for `apply`.
 
     Raises:
         QkeditError: as for `apply`; or the storage dtype cannot represent such a small change.
     """
     from qkedit.steering.apply import interpolate_edit
 
-    output = OutputOptions(Path(out), layout, overwrite=overwrite, fsync=fsync)
+    output = OutputOptions(Path(out), layout, link, overwrite, fsync, verify, force, follow_links)
     base = None if base is None else str(base)
-    return interpolate_edit(edit, strength, output=output, base=base, revision=revision)
+    with using_architectures(architectures):
+        return interpolate_edit(edit, strength, output=output, base=base, revision=revision)
 
 
 def export(
@@ -121,8 +138,10 @@ def export(
     revision: str | None = None,
     rank: int | None = None,
     overwrite: bool = False,
+    force: bool = False,
     fsync: bool = True,
     verify: bool = False,
+    architectures: Directories | None = None,
 ) -> SteerReport:
     """Write an edit as an adapter for PEFT and vLLM.
 
@@ -136,9 +155,7 @@ def export(
         base: the model that was edited; a base on the hub is found by the manifest's id and revision.
         revision: the revision of a base on the hub that is given with `base`.
         rank: the maximum rank per layer; by default that of the edit.
-        overwrite: whether to replace an earlier output.
-        fsync: whether to wait until the output is on the disk.
-        verify: whether to read everything back and compare it before the output is put in place.
+        overwrite, force, fsync, verify, architectures: as for `apply`.
 
     Raises:
         QkeditError: the base is not the model that was edited, the edit is damaged, no adapter can represent it, or
@@ -146,17 +163,25 @@ def export(
     """
     from qkedit.steering.export import export as export_edit
 
-    output = OutputOptions(Path(out), "lora", overwrite=overwrite, fsync=fsync, verify=verify, rank=rank)
-    return export_edit(edit, output=output, base=None if base is None else str(base), revision=revision)
+    output = OutputOptions(Path(out), "lora", "auto", overwrite, fsync, verify, force, rank=rank)
+    with using_architectures(architectures):
+        return export_edit(edit, output=output, base=None if base is None else str(base), revision=revision)
 
 
-def verify(directory: str | Path, *, base: str | Path | None = None, revision: str | None = None) -> Verification:
+def verify(
+    directory: str | Path,
+    *,
+    base: str | Path | None = None,
+    revision: str | None = None,
+    architectures: Directories | None = None,
+) -> Verification:
     """Check a directory against its manifest and, except for the edited tensors, against its base.
 
     Args:
         directory: an output of `steer`, `apply` or `export`, in any layout.
         base: the model it was made from; a base on the hub is found by the manifest's id and revision.
         revision: of a base on the hub that is given with `base`.
+        architectures: as for `steer`.
 
     Returns:
         What was compared, and the mismatches: an invalid output is a result here, not an error.
@@ -166,4 +191,5 @@ def verify(directory: str | Path, *, base: str | Path | None = None, revision: s
     """
     from qkedit.steering.verify import verify as verify_output
 
-    return verify_output(directory, base=None if base is None else str(base), revision=revision)
+    with using_architectures(architectures):
+        return verify_output(directory, base=None if base is None else str(base), revision=revision)

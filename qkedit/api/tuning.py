@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qkedit.api.evaluating import local_model
 from qkedit.demo.scenes import HELD_OUT_SEED
 from qkedit.selection import Selection, selection_text
 from qkedit.spectral.suppression import Channel
@@ -13,6 +14,7 @@ from qkedit.steering.steer_options import Role
 
 if TYPE_CHECKING:
     from qkedit.laboratory.tuning.result import TuneReport
+    from qkedit.laboratory.tuning.sampler import SamplerName
 
 
 def tune(
@@ -37,14 +39,20 @@ def tune(
     most_drift: float | None = None,
     out: str | Path | None = None,
     scenes: int = 200,
+    scene_seed: int = HELD_OUT_SEED,
     world: str | None = None,
+    prompt: str | None = None,
     limit: int | None = None,
+    max_new_tokens: int | None = None,
+    sampler: SamplerName = "tpe",
+    seed: int = 0,
+    prune: bool = True,
+    drift_images: int = 4,
     batch_size: int = 8,
-    revision: str | None = None,
     device: str = "cpu",
     dtype: str = "auto",
     watch: Callable[[int, int], None] | None = None,
-    **options: Any,
+    **loading: Any,
 ) -> TuneReport:
     """Search for the edit that helps on a model and images, and confirm it on images that did not choose it.
 
@@ -70,14 +78,20 @@ def tune(
         most_drift: the largest drift in nats per token; edits with a larger one are rejected before the questions.
         out: a file for the results (JSON lines), from which an interrupted search resumes.
         scenes: the number of scenes of the demo.
+        scene_seed: the seed of the scenes.
         world: their world, as for `demonstrate`.
+        prompt: as for `evaluate`.
         limit: the number of questions to ask of each split, from the first.
+        max_new_tokens: the maximum length of an answer; by default the benchmark's own.
+        sampler: the order of the trials: `tpe`, `random` or `grid`.
+        seed: the seed of the order, and of the division of a benchmark's images.
+        prune: whether hopeless trials are given up after a part of the questions.
+        drift_images: the number of images on which each edit's drift is measured; 0 for none.
         batch_size: the number of prompts per batch.
-        revision: branch, tag or commit of a model on the hub.
         device: the device of the model.
         dtype: the dtype of its weights in memory; `auto` for the stored one, for scenes float32.
         watch: called with the number of finished trials and of all.
-        options: `sampler`, `seed`, `prunes` and `drift_images` of the search.
+        loading: as for `evaluate`.
 
     Returns:
         The trials, the best one and its confirmation; `verdict` says whether an edit beats doing nothing, and
@@ -93,7 +107,6 @@ def tune(
     from qkedit.demo.worlds import world_name_for
     from qkedit.errors import UsageError
     from qkedit.evaluation.benchmarks.registry import benchmark_named
-    from qkedit.evaluation.runs.local_model import LocalModel
     from qkedit.evaluation.runs.tasks import tasks_of
     from qkedit.laboratory.eval_set import SceneRange
     from qkedit.laboratory.tuning.data import BenchmarkData, TuningData
@@ -106,12 +119,12 @@ def tune(
     asked: TuningData
     if benchmark is None:
         dtype = "float32" if dtype == "auto" else dtype
-        asked = SceneData(SceneRange(scenes, HELD_OUT_SEED, world=world_name_for(str(model), world)))
+        asked = SceneData(SceneRange(scenes, scene_seed, world=world_name_for(str(model), world)))
     elif data is None or images is None:
         raise UsageError("a benchmark needs both", where="data and images", remedy="name its files and the images")
     else:
-        tasks = tasks_of(benchmark_named(benchmark), Path(data), splits)
-        asked = BenchmarkData(tasks, Path(images), limit=limit, seed=options.get("seed", 0))
+        tasks = tasks_of(benchmark_named(benchmark), Path(data), splits, max_new_tokens=max_new_tokens)
+        asked = BenchmarkData(tasks, Path(images), prompt=prompt, limit=limit, seed=seed)
     space = SearchSpace(
         tuple(map(selection_text, layers)),
         tuple(selection_text(one, "heads") for one in heads),
@@ -123,12 +136,15 @@ def tune(
         tuple(spares),
     )
     return tune_model(
-        LocalModel(str(model), revision, (), device, dtype, batch_size),
+        local_model(model, (), (), device, dtype, batch_size, loading),
         asked,
         space,
         goal_of(objective, no_worse, asked.measures),
         SearchSettings(trials, controls, most_drift=most_drift),
+        sampler=sampler,
+        seed=seed,
+        prunes=prune,
+        drift_images=drift_images,
         out=None if out is None else Path(out),
         watch=None if watch is None else Watch(watch),
-        **options,
     )

@@ -30,10 +30,19 @@ CHAPTERS = {
     "Edit checkpoints": ("steer", "plan", "verify", "Suppression", "SteerReport"),
     "Work with edits": ("apply", "merge", "interpolate", "revert", "diff", "extract", "export", "push"),
     "Edit and run loaded models": ("load", "edit", "ModelEdit", "generate", "attach", "SCR", "DSCR", "Plugin"),
-    "Look at query-key products": ("inspect", "QKProduct", "product_of", "sink_of", "copying_heads"),
+    "Look at query-key products": (
+        "inspect",
+        "suggest",
+        "compare_spectra",
+        "QKProduct",
+        "product_of",
+        "sink_of",
+        "copying_heads",
+    ),
+    "Ask endpoints": ("evaluate_endpoint", "verify_endpoint"),
     "Measure": ("score", "evaluate", "evaluate_arms", "compare", "gate", "drift", "attention", "kv_coherence"),
     "Experiment on synthetic scenes": ("demonstrate", "sweep", "tune"),
-    "Errors": ("QkeditError",),
+    "Records and errors": ("using_architectures", "QkeditError"),
 }
 
 

@@ -103,6 +103,7 @@ def test_servers_of_the_edit_and_of_the_base_are_distinguished(serve: Any, demo:
     command = ("verify", directory, "--endpoint", server.url, "--device", "cpu")
     with api.edit(demo.model, str(directory)):
         result = qkedit(*command)
+        assert api.verify_endpoint(directory, server.url).verdict == "edit"
     assert result.code == 0, result.stderr
     first, second = result.stdout.splitlines()
     assert first.startswith("4 edited tensors as recorded")
@@ -113,7 +114,7 @@ def test_servers_of_the_edit_and_of_the_base_are_distinguished(serve: Any, demo:
     assert result.document["served"]["verdict"] == "base"
     assert result.document["served"]["share"] == pytest.approx(0, abs=0.05)
     assert "serves the base as another" in result.document["error"]["what"]
-    assert {body["model"] for body in server.bodies[6:]} == {"another"}
+    assert {body["model"] for body in server.bodies[12:]} == {"another"}
 
 
 def test_unusable_servers_are_refused(serve: Any, directory: Path) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from qkedit.errors import UsageError
 from qkedit.evaluation.runs.endpoint import Endpoint
 from qkedit.evaluation.runs.endpoint_session import EndpointSession, Unreachable
+from qkedit.evaluation.runs.run_files import recorded_identity
 
 
 @dataclass(frozen=True)
@@ -86,3 +88,9 @@ class EndpointPool:
 
     def _with(self, **changes: Any) -> EndpointPool:
         return EndpointPool(tuple(replace(endpoint, **changes) for endpoint in self.endpoints))
+
+
+def backend_of(endpoints: Sequence[Endpoint], out: Path) -> Endpoint | EndpointPool:
+    """Return the backend of a run at servers of one model; a run in `out` is resumed with the name it recorded."""
+    backend = endpoints[0] if len(endpoints) == 1 else EndpointPool(tuple(endpoints))
+    return backend.or_as_recorded(recorded_identity(out))

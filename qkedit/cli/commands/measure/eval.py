@@ -218,15 +218,13 @@ def evaluate(
 
 
 def _endpoints(servers: Sequence[Endpoint], other: str | None, plugins: Sequence[str] | None, target: Path) -> Backend:
-    from qkedit.evaluation.runs.endpoint_pool import EndpointPool
-    from qkedit.evaluation.runs.run_files import recorded_identity
+    from qkedit.evaluation.runs.endpoint_pool import backend_of
 
     if other is not None:
         raise UsageError("a model is named as well", where="--endpoint", remedy="name one of them")
     if plugins:
         raise UsageError("an endpoint has its own plug-ins", where="--plugin", remedy="name them where it is served")
-    backend = servers[0] if len(servers) == 1 else EndpointPool(tuple(servers))
-    return backend.or_as_recorded(recorded_identity(target))
+    return backend_of(servers, target)
 
 
 def _tables(scores: Sequence[Score]) -> Iterator[RenderableType]:
