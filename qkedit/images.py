@@ -209,7 +209,7 @@ def _eight_bits(image: Picture, kind: str | None, where: str) -> Picture:
 
 
 def _grey(image: Picture, values: np.ndarray, greys: np.ndarray) -> Picture:
-    """Return greys as an image, white where the values are those that are transparent."""
+    """Return greys as an image, white where the value is the transparent one."""
     from PIL import Image
 
     greys[values == image.info.get("transparency", -1)] = 255

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 # The limit for YAML. Its parser takes up to three seconds for this length; cards and settings have a few kilobytes.
 MAX_YAML_LENGTH = 100_000
 MAX_YAML_DEPTH = 20  # levels of lists and mappings; cards have up to seven, and each costs the reader time
-# Levels of lists and objects of JSON. Files hold up to ten. Python's own limit is that of its stack: what is read at
-# one place could be too deep for the code that walks through it at another.
+# Levels of lists and objects of JSON. Files hold up to ten. Python's own limit is that of its stack: a document
+# that is read in one place could be too deep for code that walks through it in another.
 MAX_DEPTH = 100
 # A float holds whole numbers of up to 309 digits; ids of 64 and 128 bits have fewer than 40. Callers check for less.
 MOST_DIGITS = 300
@@ -120,7 +120,7 @@ def _plain_loader() -> type[yaml.BaseLoader]:
         def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
             if self.check_event(yaml.AliasEvent):
                 raise yaml.MarkedYAMLError(problem="aliases are refused", problem_mark=self.peek_event().start_mark)
-            # Counted while it is read, as what is read takes time by its length and its depth.
+            # Counted during reading, whose time grows with length and depth.
             self.depth += 1
             if self.depth > MAX_YAML_DEPTH and not self.check_event(yaml.ScalarEvent):
                 raise ValueError("it is nested too deeply")

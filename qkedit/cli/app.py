@@ -59,7 +59,7 @@ def _share() -> int:
     sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     code = _run()
     if code not in (0, EXIT_CODE):
-        # A launcher ends all processes as soon as one fails: the first one, where this is said, comes to the same end.
+        # A launcher ends all processes as soon as one fails: the first one, which prints the error, must get to it.
         time.sleep(_TIME_TO_SPEAK)
     return code
 
@@ -93,7 +93,7 @@ def _prepare_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:
-            # It was closed. This takes its number, too, which else the next file to be opened would get.
+            # It was closed. This file takes its number, which otherwise the next opened file would get.
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
         elif mode == "w" and isinstance(stream, TextIOWrapper):
             # A file name that the terminal's encoding cannot spell is not a reason to fail after the work is done.
@@ -115,7 +115,7 @@ def _exit_code() -> int:
         if isinstance(leaving.__context__, BrokenPipeError):
             return 0
         raise
-    except OSError as error:  # of printing help or the version, for a command takes its own
+    except OSError as error:  # while printing help or the version; commands handle their own
         if error.filename is not None:
             raise
         from qkedit.cli.output import Output

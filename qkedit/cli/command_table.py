@@ -101,7 +101,7 @@ def origin(context: Any, parameter: Any) -> str:
 
 def as_given(context: Any, error: QkeditError) -> QkeditError:
     """Add to an error about one option the place where its value was given."""
-    # `k: 0 modes …` is what Python is told, too, where there are no flags.
+    # `k: 0 modes …` names the argument of the Python function, where there are no flags.
     about = [parameter for parameter in context.command.params if error.where in (*parameter.opts, parameter.name)]
     error.where = (origin(context, about[0]) if about else "") or error.where
     return error

@@ -284,8 +284,8 @@ class Interrupted(QkeditError):
     """The user pressed Ctrl-C, or the system requested the end of the process."""
 
     exit_code = EXIT_CODE
-    # Whether one was printed in this process. Typer leaves with the same code, and without a word, for one that comes
-    # outside the command's own handling.
+    # Whether one was printed in this process. For an interrupt outside the command's own handling, Typer exits with
+    # the same code and prints nothing.
     was_said: ClassVar[bool] = False
 
     def __init__(self, remedy: str) -> None:

@@ -76,7 +76,7 @@ def unlist_clean_up(clean_up: CleanUp) -> None:
 
 
 def _call(entry: tuple[int, CleanUp]) -> None:
-    with suppress(Exception):  # the interrupt is what is reported; the next run clears the rest
+    with suppress(Exception):  # the interrupt is reported; the next run removes the rest
         entry[1]()
     _listed.remove(entry)  # only now: a second interrupt leaves it on the list
 

@@ -77,7 +77,7 @@ class MatchingKept:
         return with_black(picture, matching_part(self.model, self.layer, picture, words, device))
 
 
-@torch.inference_mode(False)  # what is made in that mode has no gradients
+@torch.inference_mode(False)  # tensors made in that mode have no gradients
 def matching_part(name: str, layer: int, picture: Image, words: str, device: torch.device) -> Tensor:
     """Return which pixels of the model's image size are kept for a question, `[height, width]`.
 
@@ -118,7 +118,7 @@ def smooth(found: Tensor, size: tuple[int, ...]) -> Tensor:
 
 
 def largest(values: Tensor, share: float) -> Tensor:
-    """Return where the values are among the largest of this share, and all that equal the least of them."""
+    """Return the mask of this share of the values, the largest ones, with all that equal the smallest of them."""
     ordered = values.flatten().sort(descending=True).values
     return values >= ordered[int(len(ordered) * share)]
 
@@ -163,7 +163,7 @@ def _loaded(name: str) -> tuple[Any, Any]:
             fits=lambda config: config.model_type == "blip",
             attn_implementation="eager",
         )
-    # Without a tokenizer's files, transformers makes one that knows no word.
+    # Without a tokenizer's files, transformers makes one without words.
     tokenizer = getattr(processor, "tokenizer", None)
     if tokenizer is None or len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise QkeditError(

@@ -62,7 +62,7 @@ def explained_failure(fact: str, name: str, remedy: str) -> Iterator[None]:
         yield
     except QkeditError:
         raise
-    except (ImportError, NameError) as error:  # the message names what was not found
+    except (ImportError, NameError) as error:  # the message names the missing module
         raise lacks_package(name, error) from error
     # Libraries fail on invalid files in many ways, which all mean the same.
     except Exception as error:

@@ -1,4 +1,4 @@
-"""When OPERA goes back to an earlier token of its answer, and what it must not choose there again."""
+"""Decide when OPERA goes back to an earlier token of its answer, and which tokens it must not choose again."""
 
 from __future__ import annotations
 

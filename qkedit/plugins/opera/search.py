@@ -64,7 +64,7 @@ class OperaSearch(DecodingEdit):
         self._streamer = generation.inputs.get("streamer")
         self.shares: Tensor = torch.empty(0)
         self._steps = self._rollbacks = 0
-        # Without a weight and without going back, attention has no say, and candidates do not have to be tried.
+        # Without a weight and without going back, attention has no effect, and candidates need not be tried.
         self.watched_layers = frozenset({settings.layer} if settings.alpha or settings.threshold is not None else ())
 
     def watch_attention(self, layer: int, shares: Tensor) -> None:
@@ -121,7 +121,7 @@ class OperaSearch(DecodingEdit):
         tokens = input_ids.new_full((len(answers), max(map(len, answers))), padding)
         for row, answer in enumerate(answers):
             tokens[row, : len(answer)] = torch.tensor(answer)
-        if self._streamer is not None:  # what has been said cannot be taken back, so all of it comes at the end
+        if self._streamer is not None:  # streamed tokens cannot be taken back, so all come at the end
             for column in tokens.cpu().T:
                 self._streamer.put(column)
             self._streamer.end()

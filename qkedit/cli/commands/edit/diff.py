@@ -65,7 +65,7 @@ def diff(
         if csv is not None:
             check_target(csv, (".csv",), "--csv")
         if not (is_edit(first) or is_edit(second) or on_command_line(context, "base")):
-            base = None  # what is set for verify and apply asks for no comparison by way of it
+            base = None  # a base that is set for verify and apply does not request a comparison
         if base is None and on_command_line(context, "revision") and not is_edit(first) and not is_edit(second):
             raise UsageError("is that of a base", where="--revision", remedy="name the --base, or leave it out")
         with reading_bar(output) as on_bytes:

@@ -87,7 +87,7 @@ def inspect(
         request = edit.request(context, output, device=device, allow_text_only=allow_text_only)
         name, revision, place = model.name(context), model.revision, parse_offset(offset)
         if compare != BASE and not on_command_line(context, "base"):
-            base = None  # what is set for verify and apply asks for no comparison
+            base = None  # a base that is set for verify and apply does not request a comparison
         if compare is not None or base is not None:
             if compare not in (None, BASE) and base is not None:
                 raise UsageError("both name a model to compare with", where="--compare, --base", remedy="give one")

@@ -78,7 +78,7 @@ def verify(
 
 
 def _server(url: str | None, model: str | None) -> Endpoint | None:
-    """Return the endpoint that is named, if any. Raises UsageError for what is not an address."""
+    """Return the endpoint that is named, if any. Raises UsageError for an invalid address."""
     if url is None:
         if model is not None:
             raise UsageError("no server is named", where="--endpoint-model", remedy="name it with --endpoint")

@@ -53,7 +53,7 @@ def demo(
         if save is not None:
             check_place(save)
         model_spec, processes = experiment.model_and_workers(context, model)
-        # On a CPU, for the same edit everywhere; it takes little time compared with the answers.
+        # On the CPU, so that the edit is the same everywhere; it takes little time compared with the answers.
         steer = edit.request(context, output, device="cpu")
         with counting_bar(output, "arms") as watch:
             result = demonstrate(
