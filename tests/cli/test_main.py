@@ -8,7 +8,9 @@ import sys
 import pytest
 
 import qkedit as package
+from qkedit.cli.command_table import COMMANDS
 from qkedit.errors import counted
+from qkedit.evaluation.benchmarks.registry import benchmark_names
 from tests.cli.command import qkedit
 
 
@@ -36,6 +38,18 @@ def test_dir_lists_lazily_imported_names() -> None:
 def test_a_similar_name_is_suggested(words: list[str], said: str) -> None:
     result = qkedit(*words)
     assert (result.code, result.sentence()) == (2, said)
+
+
+@pytest.mark.parametrize("command", ["eval", "score", "tune"])
+def test_help_names_every_benchmark(command: str) -> None:
+    shown = qkedit(command, "--help").stdout
+    assert [name for name in benchmark_names() if name not in shown] == []
+
+
+def test_help_shows_text_as_it_is_written() -> None:
+    shown = {words: qkedit(*words.split(), "--help").stdout for words in COMMANDS}
+    assert [words for words, page in shown.items() if "\\" in page] == []
+    assert "pip install 'qkedit[serve]'" in " ".join(shown["serve"].split())
 
 
 def test_nouns_agree_with_their_numbers() -> None:
