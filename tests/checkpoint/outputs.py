@@ -1,4 +1,4 @@
-"""Outputs that record their generation and completeness, with the standard library alone."""
+"""Write outputs that record their generation and completeness, with the standard library only."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ TWO_SHARDS = {
 def refusal(directory: Path) -> CheckpointError:
     with pytest.raises(CheckpointError) as caught:
         opened(directory)
-    assert caught.value.remedy, "every refusal says what to do"
+    assert caught.value.remedy, "every error has a remedy"
     return caught.value
 
 

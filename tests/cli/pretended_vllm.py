@@ -1,4 +1,4 @@
-"""A program with the command line of vLLM's server that says yes to every question; the environment says how it fails.
+"""Simulate vLLM's server, which answers yes to every question; variables of the environment choose its faults.
 
 Copied as `vllm/entrypoints/launchers/api_server/entry.py`, so nothing but the standard library is imported.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-# The ids of the processes are written there, and the command line of the server.
+# The file for the ids of the processes and the command line of the server.
 NOTES = Path(os.environ["PRETENDED_NOTES"])
 FAILS_AT_START = os.environ.get("PRETENDED_START") == "fails"
 ANSWERS = int(os.environ.get("PRETENDED_ANSWERS", "1000000"))
@@ -26,7 +26,7 @@ _lock = Lock()
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Ready at the third question whether it is; ends after the last answer that it is allowed."""
+    """Handle requests: ready at the third health check, and ended after the allowed number of answers."""
 
     protocol_version = "HTTP/1.1"
 
@@ -39,7 +39,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if self.path == "/tokenize":  # of a model whose template does not begin with <s>, and whose tokenizer does
+        if self.path == "/tokenize":  # like a model whose tokenizer begins with <s>, but not its template
             self.send(200, {"tokens": [1] * body["add_special_tokens"] + [5, 6]})
             return
         time.sleep(SECONDS)

@@ -53,7 +53,7 @@ def test_every_run_records_its_chat_template(image: Path, tmp_path: Path) -> Non
     assert "chosen_template was null" in again.document["error"]["what"]
 
 
-def test_a_question_without_an_image(image: Path) -> None:
+def test_a_missing_image_is_an_error_or_a_warning(image: Path) -> None:
     refused = qkedit("generate", "demo", "--device", "cpu")
     assert (refused.code, refused.sentence()) == (
         2,

@@ -28,12 +28,12 @@ from tests.cli.test_terminal import WITHOUT_TORCH, environment
         (completion.benchmarks, benchmark_names()),
     ],
 )
-def test_every_value_is_offered(completer: completion.Completer, values: tuple[str, ...]) -> None:
+def test_every_value_is_completed(completer: completion.Completer, values: tuple[str, ...]) -> None:
     assert sorted(completer("")) == sorted(values)
     assert completer(values[0]) == [value for value in values if value.startswith(values[0])]
 
 
-def test_splits_plugins_and_aliases_are_offered() -> None:
+def test_splits_plugins_and_aliases_are_completed() -> None:
     assert completion.benchmarks("pope.ad") == ["pope.adversarial"]
     assert {"scr", "dscr", "none"} <= set(completion.plugins(""))
     assert "qwen2-vl" in completion.models("qwen2")

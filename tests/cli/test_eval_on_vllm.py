@@ -1,4 +1,4 @@
-"""`qkedit eval --engine vllm` with a pretended server: it is started, asked and stopped, however the run ends."""
+"""Test `qkedit eval --engine vllm` with a simulated server: it is started and always stopped."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 
 
 class Pretended:
-    """A package vllm, and what its server noted."""
+    """A simulated package `vllm`, and the notes of its server."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -45,7 +45,7 @@ class Pretended:
 
     @property
     def is_gone(self) -> bool:
-        """Whether neither the server nor its worker runs; a moment is given to the system."""
+        """Return whether server and worker have ended, after a short wait."""
         for _ in range(100):
             if not any(runs(process) for process in self.noted["ids"]):
                 return True
@@ -54,7 +54,7 @@ class Pretended:
 
 
 def runs(process: int) -> bool:
-    """Return whether a process runs; one that has ended may wait to be collected."""
+    """Return whether a process runs and is not a zombie."""
     try:
         state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
@@ -89,7 +89,7 @@ def logs(tmp_path: Path) -> list[Path]:
     return list(tmp_path.glob("qkedit-vllm-*.log"))
 
 
-def test_a_server_runs_as_long_as_the_evaluation(vllm: Pretended, words: tuple[str, ...], tmp_path: Path) -> None:
+def test_the_server_runs_only_during_the_evaluation(vllm: Pretended, words: tuple[str, ...], tmp_path: Path) -> None:
     flags = ("--json", "--plugin", "scr:sources=4", "--", "--dtype", "float32")
     document = qkedit(*words, *flags).document
     assert (document["status"], document["asked"]) == ("done", 6)
@@ -101,7 +101,7 @@ def test_a_server_runs_as_long_as_the_evaluation(vllm: Pretended, words: tuple[s
     local = qkedit(*(word for word in words if word not in ("--engine", "vllm")), "--overwrite", "--json").document
     assert run["weights_sha256"] == local["run"]["weights_sha256"]
     shown = document["results"][0]["counts"]
-    assert shown["tp"] + shown["fp"] == 6  # yes, since requests ask for the token that begins a text
+    assert shown["tp"] + shown["fp"] == 6  # yes, since requests ask for the start token
     arguments = vllm.noted["arguments"]
     assert "QkeditLlavaForConditionalGeneration" in arguments[arguments.index("--hf-overrides") + 1]
     assert arguments[-2:] == ["--dtype", "float32"]
@@ -117,7 +117,7 @@ def test_a_finished_run_needs_no_server(vllm: Pretended, words: tuple[str, ...])
     assert "holds another run: engine.flags" in qkedit(*words, "--", "--dtype", "float32").sentence()
 
 
-def test_a_server_that_does_not_start(
+def test_a_server_that_does_not_start_is_an_error(
     vllm: Pretended, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PRETENDED_START", "fails")
@@ -129,7 +129,7 @@ def test_a_server_that_does_not_start(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_server_that_ends_while_it_answers(
+def test_a_server_that_ends_while_answering_is_an_error(
     vllm: Pretended, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(started_server, "Endpoint", partial(started_server.Endpoint, retries=0))
@@ -158,7 +158,9 @@ def test_an_ended_run_leaves_no_server(
     assert vllm.is_gone
 
 
-def test_refusals(vllm: Pretended, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_invalid_requests_are_refused(
+    vllm: Pretended, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     for more, sentence in {
         ("--each",): "a server of vLLM is one arm",
         ("--edit", "here"): "vLLM reads weights from files alone",

@@ -1,4 +1,4 @@
-"""Test faults: one sentence, an absent or unchanged target, an unchanged base, no other files."""
+"""Test faults: one-sentence errors, an absent or unchanged target, an unchanged base, and no other files."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def await_staging(target: Path, file: str = "config.json") -> None:
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_run_killed_at_any_moment_leaves_nothing_or_all(
+def test_a_run_killed_at_any_moment_leaves_no_or_a_complete_output(
     children: Runs, demo: Path, finished: dict[str, dict[str, bytes]], tmp_path: Path, overwrite: bool
 ) -> None:
-    """Each run starts from the state that a kill left; the last one finishes and removes all temporary files."""
+    """Each run starts from the state after a kill; the last one finishes and removes all temporary files."""
     target = tmp_path / "edited"
     arguments = ("steer", "demo", *STEER, "--out", target, "--overwrite")
     children.start(*arguments)
@@ -99,7 +99,7 @@ def edits(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tupl
     assert contents(place) == before
 
 
-# What each command is called with, the first file that it writes, and how often it is killed.
+# The arguments of each command, the first file that it writes, and the number of kills.
 OF_EDITS: dict[str, tuple[tuple[str, ...], str, int]] = {
     "apply": (("A", "B", "--base", "demo"), "config.json", 4),
     "merge": (("A", "B"), "qkedit-delta.safetensors", 4),
@@ -109,14 +109,14 @@ OF_EDITS: dict[str, tuple[tuple[str, ...], str, int]] = {
 
 
 @pytest.mark.parametrize("command", OF_EDITS)
-def test_a_command_of_edits_killed_at_any_moment_leaves_nothing_or_all(
+def test_a_command_of_edits_killed_at_any_moment_leaves_no_or_a_complete_output(
     children: Runs, edits: tuple[Path, Path], tmp_path: Path, command: str
 ) -> None:
-    """Each run starts from the state that a kill left; the last one finishes and removes all temporary files."""
+    """Each run starts from the state after a kill; the last one finishes and removes all temporary files."""
     words, file, times = OF_EDITS[command]
     places = {"A": edits[0], "B": edits[1]}
     if command == "export":
-        places |= _of_a_class_of_its_own(tmp_path / "inputs")
+        places |= _with_remote_code(tmp_path / "inputs")
     arguments = (command, *(places.get(word, word) for word in words), "--out")
     assert qkedit(*arguments, tmp_path / "whole", "--no-fsync").code == 0
     expected = contents(tmp_path / "whole")
@@ -141,7 +141,7 @@ def test_a_command_of_edits_killed_at_any_moment_leaves_nothing_or_all(
     assert set(os.listdir(tmp_path)) - {"inputs"} == {"out"}
 
 
-def _of_a_class_of_its_own(place: Path) -> dict[str, Path]:
+def _with_remote_code(place: Path) -> dict[str, Path]:
     """Return a delta, and its base with Python code, so that no transformers class is built for its modules."""
     base = write(place / "base", weights())
     config = json.loads((base / "config.json").read_text())
@@ -193,7 +193,7 @@ def _written_or_absent(target: Path, files: dict[str, bytes], present: bool) -> 
 
 @pytest.mark.parametrize("times", [1, 3])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_interrupted_run_clears_up_itself(
+def test_an_interrupted_run_cleans_up(
     children: Runs,
     demo: Path,
     finished: dict[str, dict[str, bytes]],
@@ -211,12 +211,12 @@ def test_an_interrupted_run_clears_up_itself(
         time.sleep(generator.uniform(0, 0.15))
         for _ in range(times):
             children.signal(number)
-            time.sleep(0.001)  # signals of one kind that wait become one
+            time.sleep(0.001)  # pending signals of one kind are merged
         result = children.finish()
         if result.code == 130:
             interrupted += 1
             assert "interrupted" in result.sentence()
-        else:  # a signal that comes with the last lines of a run finds its work done
+        else:  # a signal during the last lines of a run comes after its work
             assert target.exists()
         if target.exists():
             assert contents(target) == finished["edited"]
@@ -227,7 +227,7 @@ def test_an_interrupted_run_clears_up_itself(
 
 @pytest.mark.parametrize("limit", [900, 200_000, 1_400_000])
 @pytest.mark.parametrize("layout", ["full", "delta"])
-def test_a_write_that_fails_part_way(
+def test_a_write_that_fails_in_the_middle_leaves_no_output(
     children: Runs, demo: Path, finished: dict[str, dict[str, bytes]], tmp_path: Path, limit: int, layout: str
 ) -> None:
     """A file size limit simulates a full disk: writes fail in the middle of a file."""
@@ -243,16 +243,16 @@ def test_a_write_that_fails_part_way(
     assert os.listdir(tmp_path) == ["edited"]
 
 
-def test_too_few_open_files(children: Runs, demo: Path, tmp_path: Path) -> None:
+def test_too_few_open_files_are_an_error_without_output(children: Runs, demo: Path, tmp_path: Path) -> None:
     result = children("steer", "demo", *STEER, "--out", tmp_path / "edited", limits={"NOFILE": 8})
     assert result.code == 1
     assert "Traceback" not in result.stderr
     assert os.listdir(tmp_path) == []
 
 
-def test_a_place_where_nothing_can_be_written(demo: Path) -> None:
+def test_a_target_where_directories_cannot_be_created_is_refused(demo: Path) -> None:
     if not os.path.isdir("/proc/self"):
-        pytest.skip("needs a directory in which not even root creates anything")
+        pytest.skip("needs a directory in which root cannot create files")
     result = qkedit("steer", "demo", *STEER, "--out", "/proc/edited")
     assert result.code == 1
     assert result.sentence().startswith("/proc: cannot create a directory: ")
@@ -273,7 +273,7 @@ def test_two_runs_to_one_target_do_not_mix(
     assert os.listdir(tmp_path) == ["edited"]
 
 
-# --- checkpoints that are not what they should be
+# --- invalid checkpoints
 
 
 def _shard(base: Path) -> Path:
@@ -327,8 +327,8 @@ def _replace_size(base: Path, size: int) -> None:
 
 
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a shard cut off in its data": (lambda base: (p := _shard(base)).write_bytes(p.read_bytes()[:-1]), "has only"),
-    "a shard cut off in its header": (
+    "a shard truncated in its data": (lambda base: (p := _shard(base)).write_bytes(p.read_bytes()[:-1]), "has only"),
+    "a shard truncated in its header": (
         lambda base: (p := _shard(base)).write_bytes(p.read_bytes()[:99]),
         "has only 99",
     ),
@@ -337,22 +337,28 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a giant header": (lambda base: _replace_size(base, 2**63), "the header claims"),
     "a header beyond the file": (lambda base: _replace_size(base, 10**7), "the header claims"),
     "overlapping offsets": (lambda base: _with_header(base, lambda header: _shift(header, -4)), "overlap"),
-    "offsets out of the file": (lambda base: _with_header(base, lambda header: _shift(header, 10**9)), "belong to no"),
-    "a key twice": (_double_key, query_name(1)),
-    "a header of garbage": (lambda base: _with_raw_header(base, b"\xff" * 64), "model-0000"),
-    "an index that leads up": (lambda base: _point_index(base, "../outside.safetensors"), "outside.safetensors"),
+    "offsets beyond the file": (lambda base: _with_header(base, lambda header: _shift(header, 10**9)), "belong to no"),
+    "a repeated key": (_double_key, query_name(1)),
+    "an invalid header": (lambda base: _with_raw_header(base, b"\xff" * 64), "model-0000"),
+    "an index to a parent directory": (
+        lambda base: _point_index(base, "../outside.safetensors"),
+        "outside.safetensors",
+    ),
     "an absolute index": (lambda base: _point_index(base, "/etc/outside.safetensors"), "outside.safetensors"),
     "an index to another shard": (lambda base: _point_index(base, _other_shard(base)), query_name(1)),
-    "an index of garbage": (lambda base: (base / INDEX).write_text("{"), INDEX),
+    "an invalid index": (lambda base: (base / INDEX).write_text("{"), INDEX),
     "a missing shard": (lambda base: _shard(base).unlink(), "1 of 3 shards are missing"),
-    "a link to nowhere": (
+    "a dangling link": (
         lambda base: ((p := _shard(base)).unlink(), p.symlink_to("gone")),
         "1 of 3 shards are missing",
     ),
-    "a directory for a shard": (lambda base: ((p := _shard(base)).unlink(), p.mkdir()), "1 of 3 shards are missing"),
+    "a directory instead of a shard": (
+        lambda base: ((p := _shard(base)).unlink(), p.mkdir()),
+        "1 of 3 shards are missing",
+    ),
     "pickled weights only": (_pickle_only, "unpickling can run any code"),
     "no config": (lambda base: (base / "config.json").unlink(), "there is no config.json"),
-    "a config of garbage": (lambda base: (base / "config.json").write_text("{"), "config.json: is not valid JSON"),
+    "an invalid config": (lambda base: (base / "config.json").write_text("{"), "config.json: is not valid JSON"),
     "a config of another model": (lambda base: (base / "config.json").write_text("{}"), "config.json"),
 }
 
@@ -379,12 +385,12 @@ def test_a_broken_checkpoint_is_refused(base: Path, tmp_path: Path, fault: str, 
         assert result.code == 1
         assert said in result.sentence()
     for arguments in (("diff", broken, base), ("diff", base, broken)):
-        if fault != "a config of another model":  # which is none of `diff`'s business
+        if fault != "a config of another model":  # `diff` does not read it
             assert qkedit(*arguments).code == 1
     assert contents(place) == before
 
 
-def test_a_shard_that_shrinks_after_its_header_was_read(
+def test_a_shard_truncated_after_reading_its_header_is_an_error(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from qkedit.steering import run as module
@@ -400,45 +406,45 @@ def test_a_shard_that_shrinks_after_its_header_was_read(
     monkeypatch.setattr(module, "stored_layers", shrink)
     result = qkedit("steer", changing, "--layers", "1", "--out", tmp_path / "edited")
     assert result.code == 1
-    # Which of two parts of the run meets the end of the file first is left to chance.
+    # Either of two threads may reach the end of the file first.
     assert re.search("ends|was changed while it was read", result.sentence())
     assert sorted(os.listdir(tmp_path)) == ["base", "changing"]
 
 
 @pytest.mark.parametrize("place", [0, 0.5, 0.9999])
-def test_a_tensor_that_the_disk_garbles_is_found_before_the_output_appears(
+def test_a_corrupted_tensor_is_found_before_the_output_appears(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: float
 ) -> None:
-    """Written bytes are read back, so that a wrong one is noticed."""
+    """Written bytes are read back and compared."""
     write = os.pwrite
 
-    def garble(descriptor: int, data: memoryview, position: int) -> int:
+    def corrupt(descriptor: int, data: memoryview, position: int) -> int:
         garbled = bytearray(data)
         garbled[int(place * len(data))] ^= 1
         return write(descriptor, garbled, position)
 
-    monkeypatch.setattr(os, "pwrite", garble)
+    monkeypatch.setattr(os, "pwrite", corrupt)
     result = qkedit("steer", base, "--layers", "1", "--out", tmp_path / "edited")
     assert result.code == 1
     assert "was not written as computed" in result.sentence()
     assert os.listdir(tmp_path) == ["base"]
 
 
-def test_a_header_that_the_disk_garbles_is_found_before_the_output_appears(
+def test_a_corrupted_header_is_found_before_the_output_appears(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from qkedit.steering.outputs import checks as module
 
     check, name = module._check_header, _shard(base).name
 
-    def garble(files: LocalFiles, checkpoint: Checkpoint, file: str) -> None:
+    def corrupt(files: LocalFiles, checkpoint: Checkpoint, file: str) -> None:
         if file == name:
             content = bytearray((files.directory / name).read_bytes())
             content[20] ^= 1
             (files.directory / name).write_bytes(content)
         check(files, checkpoint, file)
 
-    monkeypatch.setattr(module, "_check_header", garble)
+    monkeypatch.setattr(module, "_check_header", corrupt)
     result = qkedit("steer", base, "--layers", "1", "--out", tmp_path / "edited")
     assert result.code == 1
     assert "came out different from the base's" in result.sentence()
@@ -446,10 +452,10 @@ def test_a_header_that_the_disk_garbles_is_found_before_the_output_appears(
 
 
 @pytest.mark.parametrize("side", ["before", "behind"])
-def test_a_copy_that_runs_into_an_edit_is_found_before_the_output_appears(
+def test_a_copy_that_overwrites_an_edit_is_found_before_the_output_appears(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: str
 ) -> None:
-    """A shard is checked when its copy has ended, even if that is late."""
+    """A shard is checked after its copy has ended, even if that is late."""
     from qkedit.steering.outputs import full as module
 
     write_tensors, written, copy = module.write_tensors, threading.Event(), module.copy_ranges

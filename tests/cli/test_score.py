@@ -130,7 +130,7 @@ def test_custom_questions_are_read_from_one_file(tmp_path: Path) -> None:
         (["pope", "--data", ".", "--parser", "x"], 2, "--parser: POPE has no parser 'x'"),
     ],
 )
-def test_wrong_requests_are_refused(answers: Path, arguments: list[str], code: int, sentence: str) -> None:
+def test_invalid_requests_are_refused(answers: Path, arguments: list[str], code: int, sentence: str) -> None:
     done = qkedit("score", *arguments, "--answers", answers)
     assert done.code == code
     assert done.sentence().startswith(sentence)

@@ -65,7 +65,9 @@ def test_the_file_can_be_named_in_the_environment(base: Path, file: Path, monkey
     assert options(base)["k"] == 2
 
 
-def test_a_whole_run_from_the_environment(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_options_may_come_from_the_environment(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in {"MODEL": base, "LAYERS": "1", "OUT": tmp_path / "out", "FSYNC": "false", "QUIET": "1"}.items():
         monkeypatch.setenv(f"QKEDIT_{name}", str(value))
     result = qkedit("steer")
@@ -73,7 +75,7 @@ def test_a_whole_run_from_the_environment(base: Path, tmp_path: Path, monkeypatc
     assert (tmp_path / "out" / "qkedit.json").exists()
 
 
-def test_a_whole_run_from_a_file(base: Path, tmp_path: Path) -> None:
+def test_all_options_may_come_from_a_file(base: Path, tmp_path: Path) -> None:
     settings = tmp_path / "settings.yaml"
     settings.write_text(f"model: {base}\nlayers: 1\nout: {tmp_path / 'out'}\nfsync: false\nheads: 0,2\njson: true\n")
     result = qkedit("steer", "--config", settings)
@@ -209,7 +211,7 @@ def test_a_misspelled_variable_is_refused(base: Path, monkeypatch: pytest.Monkey
     assert f"does not read QKEDIT_{name}; did you mean QKEDIT_{near}?" in result.sentence()
 
 
-def test_variables_of_other_commands_are_named_and_the_key_is_not(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_other_commands_are_named_except_the_key(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LAYERS", "API_KEY", "NONSENSE"):
         monkeypatch.setenv(f"QKEDIT_{name}", "77")
     result = qkedit("diff", base, base)
@@ -319,7 +321,7 @@ def test_json_in_a_file_holds_for_an_invalid_command_line(
     assert qkedit(*steer, "--config", "absent.yaml").sentence()
 
 
-def test_a_bad_value_in_the_environment_is_refused(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_value_in_the_environment_is_refused(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QKEDIT_K", "many")
     result = qkedit("steer", base, "--dry-run")
     assert result.code == 2

@@ -57,7 +57,7 @@ def test_each_question_has_the_hardest_pair(scenes: dict[int, Scene], questions:
                 assert (not question.overlap, question.distance) == min(hardest)
 
 
-def test_a_fixed_rule_is_at_chance(questions: list[DepthQuestion]) -> None:
+def test_a_fixed_rule_has_chance_accuracy(questions: list[DepthQuestion]) -> None:
     for order in ORDERS:
         own = [question for question in questions if question.order == order]
         first = sum(question.choices[0] == question.truth for question in own)

@@ -1,4 +1,4 @@
-"""Test that packed training equals single requests, that it resumes, and that it made the committed weights."""
+"""Test that packed training equals single requests and resumes, and that the committed weights are its result."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ TINY += ["--language-batch", "2", "--held-out", "1", "--threads", "1"]
 
 
 @pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
-def test_a_packed_loss_is_that_of_single_requests(world: World) -> None:
-    """Oracle: the model itself on one picture and one turn at a time, with its own causal attention."""
+def test_a_packed_loss_equals_that_of_single_requests(world: World) -> None:
+    """The oracle is the model on one image and one turn at a time, with its own causal attention."""
     data, stages = part("data"), part("stages")
     rendered = data.render(3, 5, 1, world)
     model = part("checkpoint").new_model(1, world)
@@ -53,12 +53,12 @@ def test_a_packed_loss_is_that_of_single_requests(world: World) -> None:
             answered = labels != data.IGNORED
             losses.append(functional.cross_entropy(logits[0, prefix:][answered], labels[answered], reduction="none"))
             first += length
-    # Features are kept in bfloat16.
+    # Features are stored in bfloat16.
     assert float(fast) == pytest.approx(float(torch.cat(losses).mean()), rel=2e-3)
 
 
 @pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
-def test_patches_are_labelled_by_what_they_show(world: World) -> None:
+def test_patches_are_labelled_with_their_objects(world: World) -> None:
     data = part("data")
     rendered, labels = data.render(20, 3, 1, world), data.patch_labels(world)
     for scene, patches in zip(make_scenes(20, 3, world=world), rendered.patches, strict=True):
@@ -77,17 +77,17 @@ def run(script: Any, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
         torch.set_num_threads(threads)
 
 
-def test_a_run_that_stopped_ends_as_one_that_did_not(
+def test_a_resumed_run_equals_an_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: dict[str, Any]
 ) -> None:
-    """Nothing is measured in the end: that has a test of its own below."""
+    """The final measurement is skipped here and tested below."""
     script = load_script("train_demo_model")
     figures = {name: value for name, value in record["held_out"].items() if name not in ("scenes", "seed", "loss")}
     monkeypatch.setattr(script, "report", lambda model, *_: model.to(torch.bfloat16) and figures)
     monkeypatch.setattr(script, "SAVE_EVERY", 1)
     monkeypatch.setattr(script, "CURVE_EVERY", 1)
     run(script, monkeypatch, "--work", str(tmp_path / "whole"))
-    for _ in range(6):  # each stops at the first save after no time at all
+    for _ in range(6):  # each run stops at its first save
         run(script, monkeypatch, "--work", str(tmp_path / "parts"), "--minutes", "0")
         if (tmp_path / "parts" / "record.json").exists():
             break
@@ -124,7 +124,7 @@ def record() -> dict[str, Any]:
     return json.loads((SCRIPTS / "demo_model" / "demo_training" / "record.json").read_text(encoding="utf-8"))
 
 
-def test_the_shipped_weights_are_the_recorded_ones(record: dict[str, Any]) -> None:
+def test_the_shipped_weights_have_the_recorded_hashes(record: dict[str, Any]) -> None:
     hashes = {
         file.name: hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(demo_checkpoint().glob("*.safetensors"))
@@ -132,7 +132,7 @@ def test_the_shipped_weights_are_the_recorded_ones(record: dict[str, Any]) -> No
     assert hashes == record["sha256"]
 
 
-def test_the_files_next_to_the_weights_are_those_of_the_script(record: dict[str, Any], tmp_path: Path) -> None:
+def test_files_next_to_the_weights_equal_those_of_the_script(record: dict[str, Any], tmp_path: Path) -> None:
     held_out = dict(record["held_out"])
     count = held_out.pop("scenes")
     held_out.pop("seed")
@@ -142,10 +142,10 @@ def test_the_files_next_to_the_weights_are_those_of_the_script(record: dict[str,
 
 
 def test_the_model_sees_and_hallucinates(record: dict[str, Any]) -> None:
-    """On its own scenes the model agrees with its record, within the uncertainty of so few scenes."""
+    """On a few of its scenes the model agrees with its record within the uncertainty."""
     from transformers import LlavaForConditionalGeneration
 
-    # In float32, which takes a quarter of the time of bfloat16 on processors without arithmetic for the latter.
+    # In float32, which is four times as fast as bfloat16 on processors without bfloat16 arithmetic.
     model = LlavaForConditionalGeneration.from_pretrained(demo_checkpoint(), dtype=torch.float32)
     measured = part("heldout").measure(model, 16, seed=77)
     recorded = record["held_out"]

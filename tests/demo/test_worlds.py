@@ -1,4 +1,4 @@
-"""Test the crowded world: its captions tell the truth, what is drawn is what is recorded, and its questions fit."""
+"""Test the crowded world: captions and questions are true, and drawings agree with their records."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def scenes() -> list[Scene]:
 
 
 def understood(phrase: str) -> tuple[str, str, int]:
-    """Return kind, colour and number of a noun phrase, by looking each word up."""
+    """Return the kind, colour and number of a noun phrase, by looking up each word."""
     first, colour, noun = phrase.split()
     count = 1 if first in ("a", "an") else NUMBERS.index(first)
     kinds = [kind for kind in CROWDED.kinds if noun == (kind if count == 1 else plural(kind))]
@@ -39,7 +39,7 @@ def understood(phrase: str) -> tuple[str, str, int]:
     return kinds[0], colour, count
 
 
-def test_the_small_world_is_as_it_was() -> None:
+def test_the_small_world_is_unchanged() -> None:
     digest = hashlib.sha256()
     for scene in make_scenes(20, 5):
         digest.update(scene.image.tobytes() + scene.depth.tobytes() + scene.caption.encode())
@@ -48,8 +48,8 @@ def test_the_small_world_is_as_it_was() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10**6), number=st.integers(0, 10**6))
-def test_a_caption_says_what_the_scene_shows(seed: int, number: int) -> None:
-    """Kinds, colours, numbers, sides and order, read back from the text."""
+def test_captions_agree_with_their_scenes(seed: int, number: int) -> None:
+    """Read kinds, colours, numbers, sides and order from the text."""
     scene = make_scene(seed, number, CROWDED)
     assert 15 <= len(scene.caption.split()) <= 40
     found = re.fullmatch(r"A (\w+) with (.+) in front\. Behind them there (is|are) (.+)\.", scene.caption)
@@ -100,8 +100,8 @@ def test_each_kind_has_a_shape_and_three_colours_that_can_be_drawn() -> None:
     assert CROWDED.countable <= set(CROWDED.kinds)
 
 
-def test_objects_are_drawn_in_the_colour_that_is_named(scenes: list[Scene]) -> None:
-    """Of the pixels of a plain object, more are nearest to its colour than to any that it could also have had."""
+def test_objects_have_the_named_colour(scenes: list[Scene]) -> None:
+    """More pixels of a plain object are nearest to its colour than to any other possible colour."""
     names = list(drawing._COLOURS)
     palette = np.array([drawing._COLOURS[name] for name in names], dtype=float)
     right, asked = 0, 0
@@ -118,8 +118,8 @@ def test_objects_are_drawn_in_the_colour_that_is_named(scenes: list[Scene]) -> N
     assert right / asked > 0.93
 
 
-def test_a_group_is_as_many_copies_as_its_number(scenes: list[Scene]) -> None:
-    """The group fills its cells and nothing else of its box."""
+def test_a_group_has_as_many_copies_as_its_number(scenes: list[Scene]) -> None:
+    """The group fills only its cells of the box."""
     seen = Counter()
     for scene in scenes:
         for index, thing in enumerate(scene.objects):
@@ -128,7 +128,7 @@ def test_a_group_is_as_many_copies_as_its_number(scenes: list[Scene]) -> None:
             left, top, right, bottom = thing.box
             inside = scene.instances[top:bottom, left:right] == index
             side = right - left
-            # Quarters of the box: two copies stand in the middle rows, three in the lower half and above it.
+            # Quarters of the box: two copies are in the middle rows, three in the lower half and above it.
             halves = [inside[:, : side // 2].sum(), inside[:, (side + 1) // 2 :].sum()]
             assert min(halves) > 0.3 * max(halves)
             outer = inside[: side // 4 - 1].sum() + inside[side - side // 4 + 1 :].sum()
@@ -137,7 +137,7 @@ def test_a_group_is_as_many_copies_as_its_number(scenes: list[Scene]) -> None:
     assert min(seen[2], seen[3]) > 5
 
 
-def test_companions_stand_together(scenes: list[Scene]) -> None:
+def test_companions_occur_together(scenes: list[Scene]) -> None:
     for first in (0, 2, 4):
         both: Counter[tuple[bool, bool]] = Counter()
         for scene in make_scenes(150, seed=8, world=CROWDED):
@@ -149,7 +149,7 @@ def test_companions_stand_together(scenes: list[Scene]) -> None:
 
 
 def test_adversarial_questions_ask_about_missing_companions(scenes: list[Scene]) -> None:
-    """Most adversarial absent objects belong to the place, most random ones do not."""
+    """Most adversarial absent objects belong to the theme, most random ones do not."""
     of_place = {}
     for split in ("random", "adversarial"):
         rows = [row for row in pope_questions(scenes, split) if row["label"] == "no"]
@@ -180,7 +180,7 @@ def test_questions_about_colours_and_numbers_have_the_drawn_answers(scenes: list
                 assert (" are the " in question) == (things[kind].count > 1)
 
 
-def test_which_is_nearest_is_not_asked_about_groups(scenes: list[Scene]) -> None:
+def test_depth_questions_are_not_about_groups(scenes: list[Scene]) -> None:
     asked = depth_questions(scenes)
     assert len(asked) > 300
     groups = {(scene.number, thing.kind) for scene in scenes for thing in scene.objects if thing.count > 1}
@@ -201,7 +201,7 @@ def test_written_annotations_have_colours_and_numbers(scenes: list[Scene], tmp_p
         assert entry["iscrowd"] == (thing.count > 1)
 
 
-def test_an_evaluation_set_is_of_the_world_that_is_asked_for() -> None:
+def test_an_evaluation_set_has_the_requested_world() -> None:
     crowded = SceneRange(4, world="crowded")
     assert [half.world for half in crowded.halves()] == ["crowded", "crowded"]
     assert crowded.as_dict()["world"] == "crowded"

@@ -133,7 +133,7 @@ def _norms(module: nn.Module, record: Callable[..., None]) -> tuple[Any, Any, li
 
 
 def _arguments(module: nn.Module, inputs: Tensor, quarter_turn: bool) -> dict[str, Any]:
-    """Return the arguments for running a module alone; every rotation is by 0° or 90°."""
+    """Return the arguments for running a module separately; every rotation is by 0° or 90°."""
     shape = (1, inputs.shape[1], module.head_dim)
     cos, sin = (torch.zeros, torch.ones) if quarter_turn else (torch.ones, torch.zeros)
     if type(module).__name__.startswith("Llama4"):

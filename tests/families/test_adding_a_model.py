@@ -69,7 +69,7 @@ def test_the_document_has_one_record_of_each_kind() -> None:
     assert {Path(name).parent.name for name in RECORDS} == {"families", "decoders", "layouts"}
 
 
-def test_without_its_records_the_model_is_refused(base: Path) -> None:
+def test_the_model_is_refused_without_its_records(base: Path) -> None:
     with pytest.raises(QkeditError, match="no query and key projections of a known layout"):
         qkedit.plan(base)
 

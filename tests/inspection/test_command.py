@@ -87,7 +87,7 @@ def test_channels_have_an_unrealized_share_and_a_leak(base: Path, channel: str) 
         assert 0 <= head["kept"]["all"]["query_side"] <= 1
 
 
-def test_energy_instead_of_a_number_of_modes(base: Path) -> None:
+def test_energy_chooses_the_number_of_modes(base: Path) -> None:
     document = qkedit("inspect", base, "--allow-text-only", "--energy", "0.9", "--json").document
     for layer in document["layers"]:
         for head in layer["heads"]:
@@ -108,7 +108,7 @@ def test_csv_plot_and_page_are_written(base: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", *sorted(names.values())]
 
 
-def test_csv_on_standard_output(base: Path) -> None:
+def test_csv_can_be_written_to_standard_output(base: Path) -> None:
     result = qkedit("inspect", base, "--allow-text-only", "--csv", "-")
     rows = list(csv.DictReader(io.StringIO(result.stdout)))
     assert len(rows) == LAYERS * HEADS
@@ -168,7 +168,7 @@ def test_an_edit_is_compared_with_its_base(base: Path, tmp_path: Path) -> None:
     assert "--base" in result.document["error"]["remedy"]
 
 
-def test_comparing_an_edit_of_the_demo_with_its_base(tmp_path: Path) -> None:
+def test_an_edit_of_the_demo_is_compared_with_its_base(tmp_path: Path) -> None:
     library.steer("demo", out=tmp_path / "edited", layers="2")
     result = qkedit("inspect", tmp_path / "edited", "--compare", "base", "--layers", "2", "--csv", tmp_path / "c.csv")
     assert result.code == 0, result.stderr

@@ -138,7 +138,7 @@ def test_small_singular_values_are_accurate(tmp_path: Path) -> None:
     assert first.rank == HEAD_SIZE
 
 
-def test_rank_deficient_and_zero_heads(tmp_path: Path) -> None:
+def test_rank_deficient_and_zero_heads_have_small_spectra(tmp_path: Path) -> None:
     random = np.random.default_rng(1)
     tensors = weights(dtype=torch.float64)
     query = tensors[query_name(0)].clone()

@@ -1,6 +1,6 @@
 """The part of lmms-eval 0.7's model interface that qkedit uses, for tests without lmms-eval.
 
-Written after its interface: names, arguments and what each call is given.
+It has the names, arguments and values of the real interface.
 """
 
 from __future__ import annotations

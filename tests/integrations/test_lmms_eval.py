@@ -1,4 +1,4 @@
-"""Test lmms-eval's tasks on a model with plug-ins: by its interface, and in itself if it is installed."""
+"""Test tasks of lmms-eval on a model with plug-ins: by its interface, and with lmms-eval itself if it is installed."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ def test_the_entry_point_names_the_class(harness: ModuleType) -> None:
     assert not found.is_simple
 
 
-def test_answers_are_those_of_the_model_in_order(harness: ModuleType) -> None:
-    """Batches of two follow the settings, which change after the first and the third request."""
+def test_answers_equal_those_of_the_model_in_order(harness: ModuleType) -> None:
+    """Batches of two are split where settings change, after the first and the third request."""
     settings = [GREEDY, {**GREEDY, "max_new_tokens": 3}, {**GREEDY, "max_new_tokens": 3}, GREEDY]
     made = model(harness, batch_size="2")
     found = made.generate_until(requests(settings))
@@ -99,7 +99,7 @@ def test_answers_are_those_of_the_model_in_order(harness: ModuleType) -> None:
         assert (result.text, result.token_counts.output_tokens) == (expected.text, expected.tokens)
 
 
-def test_texts_without_images_and_systems_stand_in_the_template(harness: ModuleType) -> None:
+def test_texts_without_images_and_system_turns_use_the_template(harness: ModuleType) -> None:
     demo = load("demo", dtype="float32")
     turns = [
         {"role": "system", "content": [{"type": "text", "text": "be brief"}]},
@@ -123,13 +123,13 @@ def test_texts_without_images_and_systems_stand_in_the_template(harness: ModuleT
     assert found[1].text == respond_batch(demo, [alone], max_new_tokens=5)[0].text
 
 
-def test_the_bare_prompt(harness: ModuleType) -> None:
+def test_the_bare_prompt_has_no_template(harness: ModuleType) -> None:
     demo = load("demo", dtype="float32", chat_template="none")
     prompt = harness.conversation(demo, messages(DOCUMENTS[0]))
     assert prompt.text == f"<image>{DOCUMENTS[0]['text']}"
 
 
-def test_plugins_act_and_go(harness: ModuleType) -> None:
+def test_plugins_are_attached_and_removed(harness: ModuleType) -> None:
     made = model(harness, plugins="'scr:layers=0-2,sources=4'", batch_size=4)
     demo = made.loaded
     found = made.generate_until(requests([GREEDY] * 4))
@@ -139,12 +139,12 @@ def test_plugins_act_and_go(harness: ModuleType) -> None:
         made.generate_until(requests([GREEDY]))
     plugin = SCR(layers="0-2", sources=4)
     for document, result in zip(DOCUMENTS, found, strict=True):
-        # Attaching again fails if the plug-ins were still there.
+        # Attaching again would fail if the plug-ins were still attached.
         answer = respond(demo, [as_rgb(document["image"])], document["text"], [plugin], max_new_tokens=5)
         assert result.text == answer.text
 
 
-def test_a_second_image_for_every_picture(harness: ModuleType, tmp_path: Path) -> None:
+def test_every_image_gets_its_second_image(harness: ModuleType, tmp_path: Path) -> None:
     file = tmp_path / "grey.png"
     Image.new("RGB", (30, 30), "grey").save(file)
     made = model(harness, plugins=f"image-contrast:second={file}", batch_size=2)
@@ -158,8 +158,8 @@ def test_a_second_image_for_every_picture(harness: ModuleType, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", RIVALS)
-def test_every_other_method_acts_in_padded_batches_with_several_images(harness: ModuleType, name: str) -> None:
-    """A batch with one, two and no pictures answers like `generate` with the plug-in on each prompt alone."""
+def test_every_other_method_works_in_padded_batches_with_several_images(harness: ModuleType, name: str) -> None:
+    """A batch with one, two and no images equals `generate` with the plug-in on single prompts."""
     shown = [[picture(0)], [picture(1), picture(2)], []]
     texts = ["what is here", "what is in these two pictures, and how do they differ", "and without"]
     turns = [
@@ -197,7 +197,7 @@ def attached(made: Any) -> list[str]:
     return [] if forwards is None else ["some"]
 
 
-def test_which_plugins(harness: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_plugins_are_named_or_attached(harness: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     directory = shutil.copytree(demo_checkpoint(), tmp_path / "model")
     attach_to(directory, [PluginSettings("scr", {"layers": "0-1"})])
     depth = tmp_path / "depth.npy"
@@ -236,18 +236,20 @@ def test_which_plugins(harness: ModuleType, tmp_path: Path, caplog: pytest.LogCa
         ({"image_aspect_ratio": "pad"}, {"max_new_tokens": 1024, "do_sample": False, "until": ()}),
     ],
 )
-def test_generation_settings(harness: ModuleType, given: dict[str, Any], expected: dict[str, Any]) -> None:
+def test_generation_settings_are_converted(
+    harness: ModuleType, given: dict[str, Any], expected: dict[str, Any]
+) -> None:
     assert harness.generation_settings(given) == expected
 
 
 @pytest.mark.parametrize(
     ("stops", "expected"), [((), "Yes. No END"), (("END",), "Yes. No "), (("No", "."), "Yes"), (("?",), "Yes. No END")]
 )
-def test_what_ends_an_answer(harness: ModuleType, stops: tuple[str, ...], expected: str) -> None:
+def test_answers_end_at_stop_texts(harness: ModuleType, stops: tuple[str, ...], expected: str) -> None:
     assert harness._until("Yes. No END", stops) == expected
 
 
-def test_what_is_refused(harness: ModuleType) -> None:
+def test_unsupported_requests_are_refused(harness: ModuleType) -> None:
     made = model(harness)
     for kind in ("video", "audio"):
         made.task_dict["task"]["test"] = [{"text": "x", "image": None}]
@@ -291,7 +293,7 @@ def results(document, answers):
 """
 
 
-def test_in_lmms_eval_itself(tmp_path: Path) -> None:
+def test_a_task_runs_in_lmms_eval_itself(tmp_path: Path) -> None:
     pytest.importorskip("lmms_eval")
     pytest.importorskip("datasets")
     scenes = tmp_path / "scenes"

@@ -101,7 +101,7 @@ def test_a_caption_is_compared_with_its_own_scene() -> None:
     assert (measure.scale, measure.is_share, measure.better.value) == (100, False, "higher")
 
 
-def test_answers_reach_the_question_of_their_own_scene() -> None:
+def test_answers_are_scored_with_the_questions_of_their_scene() -> None:
     eval_set = few_scenes()
     perfect = answers(eval_set, [""] * 3, "No.")
     truthful = tuple(

@@ -1,4 +1,4 @@
-"""Test that Python code names plug-ins by text or gives them itself, in every function, like the command line."""
+"""Test that every Python function accepts plug-ins as text, like the command line, or as objects."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ LLAVA = "llava-hf/llava-1.5-7b-hf"
 NEED_AN_OPTION = {"image-contrast", "image-sum", "oa-vcd", "agla"}
 
 
-def test_text_means_what_it_means_on_the_command_line() -> None:
-    """Published settings for the model are the defaults: SCR's own layers are others."""
+def test_text_has_the_meaning_of_the_command_line() -> None:
+    """The published settings of the model are the defaults, which differ from SCR's."""
     texts = ["scr:sources=16", "dscr:blend=0.5"]
     assert requested_settings(texts, LLAVA) == chosen_plugins(texts, LLAVA)
     (scr,) = requested_settings("scr", LLAVA)
@@ -29,13 +29,13 @@ def test_text_means_what_it_means_on_the_command_line() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in plugin_names() if name not in NEED_AN_OPTION])
-def test_every_plugin_is_recorded_by_the_options_that_are_not_defaults(name: str) -> None:
+def test_plugins_are_recorded_with_options_that_differ_from_defaults(name: str) -> None:
     (plugin,) = make_plugins([PluginSettings(name)])
     assert requested_settings(plugin, "demo") == (PluginSettings(name, {}),)
     assert requested_plugins(plugin, "demo") == [plugin]
 
 
-def test_options_of_a_plugin_are_recorded_and_make_it_again() -> None:
+def test_recorded_options_make_an_equal_plugin() -> None:
     plugins = [qkedit.SCR(layers="2-4", factor=1.5, remember=True), qkedit.DSCR(blend=0.5)]
     settings = requested_settings(plugins, LLAVA)
     assert settings[0] == PluginSettings("scr", {"layers": "2-4", "factor": 1.5, "remember": True})
@@ -51,7 +51,7 @@ def test_options_of_a_plugin_are_recorded_and_make_it_again() -> None:
         (qkedit.DSCR(processor=print), "plugins, dscr: processor holds a builtin_function_or_method, which a run"),
     ],
 )
-def test_what_cannot_be_used_is_one_sentence(plugins: Any, sentence: str) -> None:
+def test_unusable_plugins_are_one_sentence(plugins: Any, sentence: str) -> None:
     with pytest.raises(qkedit.QkeditError, match=sentence):
         requested_settings(plugins, "demo")
 

@@ -64,7 +64,7 @@ def test_rows_that_fit_are_a_table() -> None:
     st.lists(st.tuples(*[st.text("abc -", max_size=20)] * len(NAMES)), min_size=1, max_size=3),
     st.integers(min_value=10, max_value=100),
 )
-def test_no_letter_is_lost(rows: list[tuple[str, ...]], width: int) -> None:
+def test_tables_keep_every_letter(rows: list[tuple[str, ...]], width: int) -> None:
     lines = printed(table_of(tuple(rows)), width)
     assert max(map(len, lines)) <= width
     for letter in "abc":

@@ -1,4 +1,4 @@
-"""Test that prompts in a batch get the same answers as alone."""
+"""Test that prompts in a batch get the same answers as single prompts."""
 
 from __future__ import annotations
 

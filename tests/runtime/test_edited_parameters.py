@@ -83,7 +83,7 @@ class SwitchedEdits(RuleBasedStateMachine):
         self.enabled[number] = was_enabled
 
     @invariant()
-    def weights_depend_on_what_is_on_alone(self) -> None:
+    def weights_equal_those_of_the_active_edits(self) -> None:
         if not hasattr(self, "edits"):
             return
         on = frozenset(number for number, enabled in enumerate(self.enabled) if enabled)

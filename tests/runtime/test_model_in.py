@@ -1,4 +1,4 @@
-"""Test that functions on a loaded model accept what `qkedit.load` returns and what transformers returns alike."""
+"""Test that functions on a loaded model accept results of `qkedit.load` and models of transformers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FUNCTIONS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def test_both_forms_are_the_same_model() -> None:
+def test_both_kinds_of_models_give_equal_results() -> None:
     demo = qkedit.load("demo")
     assert model_in(demo) is model_in(demo.model) is demo.model
     assert torch.equal(qkedit.product_of(demo, 2).S, qkedit.product_of(demo.model, 2).S)
@@ -38,6 +38,6 @@ def test_both_forms_are_the_same_model() -> None:
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("given", [None, "demo", nn.Linear(2, 2)], ids=lambda given: type(given).__name__)
-def test_something_else_is_refused_in_one_sentence(name: str, given: object) -> None:
+def test_other_objects_are_refused_in_one_sentence(name: str, given: object) -> None:
     with pytest.raises(qkedit.QkeditError, match=rf"^model: {type(given).__name__} is not a model of transformers;"):
         FUNCTIONS[name](given)

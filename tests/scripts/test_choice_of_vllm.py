@@ -1,4 +1,4 @@
-"""Test when `scripts/test.sh` runs the comparison on vLLM, in a repository where all that it calls does nothing."""
+"""Test when `scripts/test.sh` runs the comparison on vLLM, in a repository whose scripts do nothing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write(file: Path, text: str) -> None:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """A repository with `main`, and a branch that equals it."""
+    """Return a repository with `main` and a branch that equals it."""
     for name in ("python", "ruff", "mypy"):
         write(tmp_path / ".venv" / "bin" / name, NOTHING)
     for name in (PLUGIN, OTHER):
@@ -50,12 +50,12 @@ def compared(repository: Path, **settings: str) -> bool:
     return (repository / ".venv" / "compared").exists()
 
 
-def test_it_is_not_compared_by_default(repository: Path) -> None:
+def test_vllm_is_not_compared_by_default(repository: Path) -> None:
     assert not compared(repository)
     assert compared(repository, TEST_VLLM="1")
 
 
-def test_it_is_not_compared_if_its_code_is_that_of_the_revision(repository: Path) -> None:
+def test_vllm_is_not_compared_if_its_code_is_unchanged(repository: Path) -> None:
     write(repository / OTHER, "changed")
     write(repository / "qkedit" / "new.py", "")
     assert not compared(repository, TEST_VLLM="main")
@@ -63,7 +63,7 @@ def test_it_is_not_compared_if_its_code_is_that_of_the_revision(repository: Path
 
 @pytest.mark.parametrize("changed", [PLUGIN, "qkedit/plugins/new.py", "scripts/test_vllm.sh"])
 @pytest.mark.parametrize("is_committed", [False, True])
-def test_it_is_compared_if_its_code_differs(repository: Path, changed: str, is_committed: bool) -> None:
+def test_vllm_is_compared_if_its_code_has_changed(repository: Path, changed: str, is_committed: bool) -> None:
     write(repository / changed, NOTHING + "# changed\ntouch .venv/compared\n")
     if is_committed:
         git(repository, "add", ".")
@@ -78,7 +78,7 @@ def test_an_unknown_revision_is_an_error(repository: Path) -> None:
     assert not (repository / ".venv" / "compared").exists()
 
 
-def test_it_is_not_compared_after_failed_tests(repository: Path) -> None:
+def test_vllm_is_not_compared_after_failed_tests(repository: Path) -> None:
     write(repository / ".venv" / "bin" / "mypy", NOTHING + "exit 1\n")
     with pytest.raises(subprocess.CalledProcessError):
         compared(repository, TEST_VLLM="1")

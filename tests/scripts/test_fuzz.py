@@ -201,7 +201,7 @@ def test_a_result_is_written_into_the_document(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["pope", "repope", "mme", "amber-yes-no", "hallusionbench", "custom", "choice"])
-def test_a_benchmarks_seeds_are_scored(name: str, tmp_path: Path) -> None:
+def test_seeds_of_a_benchmark_can_be_scored(name: str, tmp_path: Path) -> None:
     """With invalid seeds, all changed files would be refused for the same fault."""
     target = fuzzing("registry").TARGETS[name](tmp_path)
     seeds, files = fuzzing("benchmark_seeds"), fuzzing("targets.benchmarks")

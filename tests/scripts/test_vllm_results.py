@@ -1,4 +1,4 @@
-"""Test what the comparison on vLLM concludes from its measurements; vLLM itself is not needed."""
+"""Test the conclusions of the comparison on vLLM from its measurements, without vLLM."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.scripts.loading import SCRIPTS, load_script
 
 @pytest.fixture(autouse=True)
 def own_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each script imports its neighbours by their names."""
+    """Put the folder of scripts on the path, since they import each other by name."""
     monkeypatch.setattr(sys, "path", [str(SCRIPTS / "vllm"), *sys.path])
 
 
@@ -38,7 +38,7 @@ def test_a_row_per_model_with_its_largest_difference() -> None:
     ]
 
 
-def test_cpu_time_is_that_of_the_shell_and_its_children() -> None:
+def test_cpu_time_includes_the_shell_and_its_children() -> None:
     assert load_script("write_results").cpu_seconds("0m1.50s 0m0.50s\n1m2.00s 0m3.00s\n") == 67
 
 
@@ -66,7 +66,7 @@ def test_the_largest_difference_of_each_prompt() -> None:
         {"effect": 0.0},
     ],
 )
-def test_a_case_that_differs_or_could_not_is_wrong(changes: dict[str, float]) -> None:
+def test_a_wrong_or_meaningless_case_is_reported(changes: dict[str, float]) -> None:
     right = {"difference": 1e-5, "36 at once": 1e-5, "switched off": 1e-5, "same image": 0.0, "effect": 0.5}
     right |= {"edited": 5, "failed": 0, "split": 0}
     script = load_script("compare")
@@ -87,7 +87,7 @@ def test_a_case_that_differs_or_could_not_is_wrong(changes: dict[str, float]) ->
         ("plug-ins, switched off", {"difference": 0, "edited": 5, "failed": 0, "split": 0}, True),
     ],
 )
-def test_measurements_with_other_answers_or_without_their_plug_ins_are_wrong(
+def test_measurements_with_other_answers_or_without_plug_ins_are_errors(
     name: str, found: dict[str, float], is_wrong: bool
 ) -> None:
     assert load_script("speed").failures({name: found}) == ([name] if is_wrong else [])

@@ -1,4 +1,4 @@
-"""Test that a server binds plug-ins once, and each request gets those that it names, alone or together."""
+"""Test that a server binds plug-ins once, and each request runs with those that it names."""
 
 from __future__ import annotations
 

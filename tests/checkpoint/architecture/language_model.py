@@ -43,5 +43,5 @@ def written(directory: Path, shapes: dict[str, tuple[int, ...]], dtype: str = "f
 def refusal(checkpoint: Checkpoint, kind: type[CheckpointError] = UnsupportedForm) -> str:
     with pytest.raises(kind) as caught:
         attention_layers(checkpoint)
-    assert caught.value.remedy, "every refusal says what to do"
+    assert caught.value.remedy, "every error has a remedy"
     return str(caught.value)

@@ -141,7 +141,7 @@ NORMED: dict[str, tuple[str, dict[str, tuple[int, ...]], bool, tuple[int, ...]]]
 
 
 @pytest.mark.parametrize("form", NORMED)
-def test_norm_gains(tmp_path: Path, form: str) -> None:
+def test_norm_gains_are_found_for_every_layout(tmp_path: Path, form: str) -> None:
     model_type, norms, across, starts = NORMED[form]
     shapes = {f"model.layers.0.self_attn.{name}.weight": shape for name, shape in norms.items()}
     checkpoint = written(
@@ -229,7 +229,7 @@ json_values = st.recursive(
     ),
     st.sampled_from(["llama", "gemma4_text", "cohere2", "llama4_text", "exaone4", "qwen3_5_text", "internlm2", "x"]),
 )
-def test_any_config_is_understood_or_refused(
+def test_any_config_is_accepted_or_refused(
     plain_checkpoint: Checkpoint, settings: dict[str, Any], model_type: str
 ) -> None:
     config = {**settings, "model_type": model_type}
@@ -300,7 +300,7 @@ def test_heads_cover_every_row_of_a_fused_tensor_once(
         assert list(starts) == sorted(starts)
 
 
-def test_rows_grouped_by_key_head() -> None:
+def test_rows_may_be_grouped_by_key_head() -> None:
     # InternLM2: rearrange(wqkv, "(h gs d) … -> h gs d", gs=2 + G) with queries first, then key, then value.
     rows, counts = (
         RowOrder("wqkv", RowScope.KEY_HEAD, (HeadKind.QUERY, HeadKind.KEY, HeadKind.VALUE)),

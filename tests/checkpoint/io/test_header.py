@@ -57,7 +57,7 @@ valid_files = st.builds(
 
 
 @given(valid_files)
-def test_agrees_with_the_safetensors_library(data: bytes) -> None:
+def test_valid_headers_equal_those_of_the_safetensors_library(data: bytes) -> None:
     header = parse(data)
     theirs = dict(deserialize(data))
     assert header.tensors.keys() == theirs.keys()

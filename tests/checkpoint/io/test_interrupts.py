@@ -1,4 +1,4 @@
-"""Test that an interrupt between any two lines of a run leaves a whole output or none, and no other file."""
+"""Test that an interrupt between any two lines of a run leaves no or a complete output, and no other files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from qkedit.checkpoint.io.interrupts import INTERRUPTS, interrupts_deferred
 from qkedit.checkpoint.io.staging import StagedDirectory
 from qkedit.cli.interruptions import interruptible
 
-# Of the files whose lines run between the blocks of `with` statements.
+# The files whose lines run between the blocks of `with` statements.
 WATCHED = (str(Path(interrupts.__file__).parent), contextlib.__file__, __file__)
 
 
@@ -36,7 +36,9 @@ def interrupted_at(number: int, run: Callable[[], object], signum: int = signal.
     def trace(frame: FrameType, event: str, argument: object) -> Any:
         nonlocal left
         code = frame.f_code
-        if not code.co_filename.startswith(WATCHED) or code.co_name == "<genexpr>":  # which is lost when it is closed
+        if (
+            not code.co_filename.startswith(WATCHED) or code.co_name == "<genexpr>"
+        ):  # lost when the generator is closed
             return None
         left -= event != "exception"
         if left < 0:
@@ -55,7 +57,7 @@ def interrupted_at(number: int, run: Callable[[], object], signum: int = signal.
 
 @pytest.fixture
 def handlers() -> Iterator[None]:
-    """Have every signal raise KeyboardInterrupt during a test, as Ctrl-C does where qkedit is a library."""
+    """Let every signal raise KeyboardInterrupt, as Ctrl-C does in programs that use qkedit as a library."""
     before = {number: signal.getsignal(number) for number in INTERRUPTS}
     for number in INTERRUPTS:
         signal.signal(number, signal.default_int_handler)
@@ -64,8 +66,8 @@ def handlers() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def test_an_interrupt_at_any_line_leaves_all_or_nothing(tmp_path: Path, handlers: None) -> None:
-    """Copies are under way when the block is left; none may still be when its files have been removed."""
+def test_an_interrupt_at_any_line_leaves_no_or_a_complete_output(tmp_path: Path, handlers: None) -> None:
+    """Copies are running when the block is left; none may run after its files have been removed."""
     place = tmp_path / "place"
     place.mkdir()
     target = place / "edited"
@@ -108,7 +110,7 @@ def test_an_interrupt_at_any_line_leaves_all_or_nothing(tmp_path: Path, handlers
 
 
 def test_a_second_interrupt_while_handlers_are_restored_is_not_lost(handlers: None) -> None:
-    """Each signal is handled by the handler from before the block, wherever another one ended the block."""
+    """Each signal is handled by the handler from before the block, wherever another signal ended the block."""
 
     def run() -> None:
         with interrupts_deferred():
@@ -117,7 +119,7 @@ def test_a_second_interrupt_while_handlers_are_restored_is_not_lost(handlers: No
     for number in range(1000):
         came = True
         try:
-            came = interrupted_at(number, run, signal.SIGINT)  # whose handler is restored first
+            came = interrupted_at(number, run, signal.SIGINT)  # its handler is restored first
         except KeyboardInterrupt:
             for one in INTERRUPTS:
                 with pytest.raises(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""Test the lock between runs: it is exclusive, ends with the file, and tells system errors from a busy lock."""
+"""Test the lock between runs: it is exclusive and ends with the file, and system errors differ from a busy lock."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def unreachable() -> str:
         return f"http://127.0.0.1:{one.getsockname()[1]}"
 
 
-def test_servers_share_the_questions(serve: Any, images: Path, tmp_path: Path) -> None:
+def test_questions_are_distributed_over_servers(serve: Any, images: Path, tmp_path: Path) -> None:
     together = threading.Barrier(6, timeout=20)  # three requests of each server must be in progress at once
 
     def reply(body: dict[str, Any], number: int) -> Sent:

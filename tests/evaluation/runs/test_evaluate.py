@@ -30,7 +30,7 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {str(file.relative_to(directory)): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
 
 
-def test_every_answer_is_written_and_scored(images: Path) -> None:
+def test_all_answers_are_written_and_scored(images: Path) -> None:
     oracle = Oracle(answer=lambda request: "Yes." if request.id in ("0", "2", "3") else "No, it's \u2028not.\n")
     told: list[tuple[int, int]] = []
     finished = run(oracle, images, watch=lambda done, total: told.append((done, total)))

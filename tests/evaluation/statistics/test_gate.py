@@ -150,7 +150,7 @@ def test_two_results_of_one_split_are_refused() -> None:
         gate([RESULT[0], RESULT[0]], [parse_requirement("f1>=0.5")])
 
 
-def test_worse_is_more_of_some_metrics_and_less_of_others() -> None:
+def test_worse_follows_the_direction_of_each_metric() -> None:
     assert against("chair_s:0", chair_s=0.45).passed
     assert against("chair_s:0", chair_s=0.50).passed
     assert not against("chair_s:0.01", chair_s=0.43).passed

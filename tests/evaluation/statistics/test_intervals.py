@@ -138,7 +138,7 @@ def test_pairing_removes_the_variance_that_runs_share() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10_000), shift=st.sampled_from([0.0, 0.05, 0.1, 0.2]))
-def test_p_and_interval_agree(seed: int, shift: float) -> None:
+def test_p_values_agree_with_intervals(seed: int, shift: float) -> None:
     found = paired(yes_no_items(120, seed), yes_no_items(120, seed + 1, accuracy=0.8 + shift), "f1", resamples=999)
     assert found.low <= found.value <= found.high or found.low == pytest.approx(found.high)
     if found.p < 0.04:

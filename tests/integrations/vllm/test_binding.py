@@ -1,4 +1,4 @@
-"""What a worker checks before it is ready, and what `GET /qkedit` says; the engine is a stand-in."""
+"""Test the checks of a worker before it is ready, and the reply of `GET /qkedit`, with a simulated engine."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def vllm_config(additional: Any = None, graphs: Graphs | None = Graphs.NONE) -> 
 
 
 def runner(attention_of_last: Any = None, **extra: Any) -> Any:
-    """A runner whose model has four layers."""
+    """Return a runner with a model of four layers."""
     layers = nn.ModuleList([nn.Module() for _ in range(4)])
     for layer in layers:
         layer.self_attn = SimpleNamespace(attn=attention())  # type: ignore[assignment]
@@ -85,20 +85,20 @@ def document(name: str, **options: Any) -> dict[str, Any]:
     return {"schema": 1, "plugins": [{"name": name, "options": options}]}
 
 
-def test_a_worker_is_ready_when_its_plug_ins_are_bound() -> None:
+def test_a_worker_is_ready_after_binding_its_plug_ins() -> None:
     worker = runner()
     assert bind(worker, document("scr")) == {"ready": True, "plugins": ["scr"], **NOTHING}
     assert bind(worker, document("scr", layers="9"))["ready"] is False
 
 
-def test_the_configuration_of_the_server_names_the_plug_ins_if_nothing_else_does() -> None:
+def test_plug_ins_may_come_from_the_configuration_of_the_server() -> None:
     config = vllm_config({"qkedit": document("scr")})
     assert bind(runner(vllm_config=config))["plugins"] == ["scr"]
     lost = bind(runner(vllm_config=vllm_config()))
     assert lost["ready"] is False
 
 
-def test_a_depth_model_is_loaded_and_tried_before_the_first_request(
+def test_a_depth_model_is_loaded_and_run_before_the_first_request(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     tried = []
@@ -136,7 +136,7 @@ def test_a_depth_model_is_loaded_and_tried_before_the_first_request(
         ({"attn_backend": type("Own", (Backend,), {"forward_includes_kv_cache_update": True})}, "FLASHY writes"),
     ],
 )
-def test_attention_that_is_not_computed_here_is_refused(unusual: dict[str, Any], reason: str) -> None:
+def test_unsupported_attention_is_refused(unusual: dict[str, Any], reason: str) -> None:
     answer = bind(runner(attention(**unusual)), document("scr"))
     assert answer["ready"] is False
     assert reason in answer["reason"]
@@ -149,7 +149,7 @@ def test_a_graph_that_prompts_replay_is_refused(graphs: Graphs | None) -> None:
     assert ("a graph that was recorded without plug-ins" in answer.get("reason", "")) is (graphs is Graphs.FULL)
 
 
-def test_a_window_that_holds_every_prompt_is_none() -> None:
+def test_a_window_as_long_as_every_prompt_is_accepted() -> None:
     assert bind(runner(attention(sliding_window=8192)), document("scr"))["ready"]
 
 
@@ -162,7 +162,7 @@ def test_another_runner_or_class_is_refused() -> None:
 
 
 class Engine:
-    """Answers calls to its two workers."""
+    """An engine that answers calls to its two workers."""
 
     def __init__(self, **answers: list[dict[str, Any]]) -> None:
         self.answers = answers
@@ -172,7 +172,7 @@ class Engine:
 
 
 def get_qkedit(engine: Any, additional: Any) -> Any:
-    """Start the extension with an engine, and return what its route answers."""
+    """Start the extension with an engine, and return the reply of its route."""
     routes: dict[str, tuple[Any, list[str]]] = {}
     app = SimpleNamespace(
         state=SimpleNamespace(),
@@ -190,7 +190,7 @@ def get_qkedit(engine: Any, additional: Any) -> Any:
     return asyncio.run(started())
 
 
-def test_get_qkedit_tells_what_every_worker_has_done() -> None:
+def test_get_qkedit_has_the_report_of_every_worker() -> None:
     reports = [{"plugins": ["dscr"], "edited": number} for number in (3, 4)]
     engine = Engine(qkedit_bind=[{"ready": True}] * 2, qkedit_report=reports)
     assert get_qkedit(engine, {"qkedit": document("dscr")}) == {"workers": reports}

@@ -1,4 +1,4 @@
-"""Images one by one, as vLLM has them, joined as the processor of each family joins them."""
+"""Test that single images, as vLLM has them, are joined like by the processor of each family."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qkedit.plugins.dscr.depth_views import views
 from tests.plugins import tiny_requests
 from tests.plugins.tiny_requests import TILES, Request, two_prompts
 
-# A family's tiny model by its `model_type`.
+# The tiny model of each family by `model_type`.
 TINY = {
     "qwen2_vl": "qwen2-vl",
     "qwen2_5_vl": "qwen2.5-vl",
@@ -29,7 +29,7 @@ TINY = {
 }
 
 
-def test_every_family_has_a_layout_and_is_tested_here() -> None:
+def test_every_family_has_a_layout_and_a_test() -> None:
     assert set(ARCHITECTURES) == set(TINY)
     assert set(ARCHITECTURES) <= set(LAYOUTS)
 
@@ -62,7 +62,7 @@ def one_by_one(family: str, given: Request) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
-def test_grids_and_views_of_joined_images_are_those_of_the_processor(model_type: str) -> None:
+def test_grids_and_views_of_joined_images_equal_those_of_the_processor(model_type: str) -> None:
     family = TINY[model_type]
     given = tiny_requests.request(family, two_prompts(family))
     config = tiny_requests.model(family).config
@@ -78,7 +78,7 @@ def test_grids_and_views_of_joined_images_are_those_of_the_processor(model_type:
         assert (view.tiles, view.fine) == (other.tiles, other.fine)
 
 
-def test_pictures_of_different_sizes_are_padded_with_zeros() -> None:
+def test_images_of_different_sizes_are_padded_with_zeros() -> None:
     small, large = torch.rand(3, 4, 8), torch.rand(3, 8, 4)
     joined = image_inputs("mistral3", [{"pixel_values": small}, {"pixel_values": large}])
     assert joined["image_sizes"].tolist() == [[4, 8], [8, 4]]

@@ -82,7 +82,7 @@ def test_scr_and_questions_without_images_work_with_raised_scores() -> None:
 
 
 def test_beams_raise_the_scores_of_their_own_image() -> None:
-    """The beams of a padded batch equal those of each prompt alone, whose image is at another position."""
+    """The beams of a padded batch equal those of single prompts, whose image is at another position."""
     prompts = one_image_each("llava")
     with qkedit.attach(model("llava"), METHODS["pai-attention"]):
         together, _ = generated("llava", request("llava", prompts).inputs, num_beams=3)

@@ -1,4 +1,4 @@
-"""Test VCD, ICD, M3ID and PAI's contrast against their formulas: alone, in batches, and with other plug-ins."""
+"""Test VCD, ICD, M3ID and PAI's contrast against their formulas: single prompts, batches, and other plug-ins."""
 
 from __future__ import annotations
 

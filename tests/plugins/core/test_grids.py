@@ -62,7 +62,7 @@ def test_several_images_in_a_prompt_are_not_tiled():
 
 @pytest.mark.parametrize("family", ["qwen2-vl", "llava", "llava-next", "internvl", "idefics3", "pixtral"])
 @pytest.mark.parametrize("change", [-1, 1])
-def test_one_token_too_few_or_too_many_is_refused(family, change):
+def test_a_missing_or_additional_image_token_is_refused(family, change):
     given = request(family, two_prompts(family)[:1])
     ids = given.ids.clone()
     first = int((ids[0] == IMAGE).nonzero()[0])

@@ -118,7 +118,7 @@ def test_a_request_without_a_cache_is_refused() -> None:
         model(**request.inputs, use_cache=False)
 
 
-def test_colours_are_the_principal_components() -> None:
+def test_colours_equal_the_principal_components() -> None:
     """Keys on three axes of decreasing length: each axis has its own colour."""
     torch.manual_seed(0)
     rows, columns = 5, 7

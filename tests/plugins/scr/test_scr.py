@@ -1,4 +1,4 @@
-"""Test SCR against its formulas for every layout of image tokens, alone and in padded batches."""
+"""Test SCR against its formulas for every layout of image tokens, for single prompts and padded batches."""
 
 import math
 from itertools import pairwise

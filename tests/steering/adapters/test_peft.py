@@ -69,7 +69,7 @@ def edited(tmp_path_factory: pytest.TempPathFactory) -> Edited:
     )
 
 
-def test_adapters_are_exchanged_and_switched_off_while_a_model_runs(edited: Edited) -> None:
+def test_adapters_can_be_exchanged_and_switched_off_in_a_loaded_model(edited: Edited) -> None:
     model = peft.PeftModel.from_pretrained(edited.fresh(), edited.adapters[0], adapter_name="first")
     model.load_adapter(edited.adapters[1], adapter_name="second")
     for name, expected in (("first", 0), ("second", 1), ("first", 0)):

@@ -122,7 +122,7 @@ def test_layouts_of_one_edit_do_not_differ(place: Path, pair: tuple[str, str]) -
     assert (len(found), found.layers) == (0, ())
 
 
-def test_an_adapter_against_a_delta(place: Path, tmp_path: Path) -> None:
+def test_adapters_and_deltas_are_compared(place: Path, tmp_path: Path) -> None:
     """The layouts differ at most by rounding; a stronger edit has the same directions and two more."""
     for name, layout, k in (("adapter", "lora", 1), ("delta", "delta", 1), ("more", "delta", 3)):
         with patch("qkedit.checkpoint.query_modules.query_modules", lambda *_: MODULES):

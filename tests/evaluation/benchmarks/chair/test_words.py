@@ -166,7 +166,7 @@ def test_an_unknown_variant_is_refused() -> None:
         reader(SYNONYMS, "opera")
 
 
-def test_a_word_that_occurs_twice_belongs_to_the_last_line() -> None:
+def test_a_repeated_word_belongs_to_its_last_line() -> None:
     assert synonyms_in("a, x\n\nb, x\n") == Synonyms(("a", "b"), {"a": "a", "x": "b", "b": "b"})
 
 
