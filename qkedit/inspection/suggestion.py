@@ -1,5 +1,7 @@
 """Propose layers and k from the spectra alone. This is our own heuristic: a place to start, not a promise.
 
+Whether such an edit helps is not in the spectra. So every suggestion names its evidence, and the search that decides.
+
 A mode counts as outlying in its head when σ lies above the upper fence of the head's singular values,
 `Q3 + 1.5 (Q3 − Q1)` (Tukey). A layer scores the share of energy that outlying modes carry, on average over its heads.
 It stands out when it exceeds the median layer by more than 1.4826 median absolute deviations (one standard deviation
@@ -15,6 +17,7 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, median, quantiles
 from typing import Any
 
+from qkedit.demo import DEMOS
 from qkedit.inspection.spectra import HeadSpectrum, Inspection
 from qkedit.selection import describe
 from qkedit.spectral.sink import protection_text
@@ -27,16 +30,49 @@ LEAST_DIFFERENCE = 0.05
 LARGEST_K = 16
 
 
+# Findings of docs/laboratory.md, "Real weights"; a test compares them with its tables.
+FROM_SPECTRA = "Evidence: the layers and k come from these spectra alone; no run of the model is behind them."
+COST = (
+    "On the model with really trained weights that was measured, an edit was not free, and the same edit of the "
+    "symmetric channel (--channel symmetric) cost a third of that of the full one (docs/laboratory.md, Real weights)."
+)
+COST_OF_SYMMETRIC = (
+    "On the model with really trained weights that was measured, an edit was not free; one of the symmetric channel "
+    "cost a third of that of the full one (docs/laboratory.md, Real weights)."
+)
+NO_GAIN = "No result in this repository shows that such an edit makes a published model hallucinate less."
+
+
 @dataclass(frozen=True)
 class Suggestion:
-    """The layers and k that the spectra suggest; `layers` is empty where no layer stands out."""
+    """The layers and k that the spectra suggest, and what the suggestion rests on.
+
+    Attributes:
+        layers: the layers; empty where none stands out.
+        k: the number of modes; 0 without layers.
+        scores: by layer the share of the energy in outlying modes, 0–1.
+        threshold: a layer above it stands out.
+        reason: what the spectra show.
+        command: the command that makes the edit; None without layers.
+        evidence: sentences about what is known of such edits, and of what is not.
+        tune: the command that searches for an edit on questions; None for a model without vision.
+    """
 
     layers: tuple[int, ...]
     k: int
-    scores: dict[int, float]  # by layer: share of energy in outlying modes, 0–1
-    threshold: float  # a layer above it stands out
+    scores: dict[int, float]
+    threshold: float
     reason: str
     command: str | None
+    evidence: tuple[str, ...]
+    tune: str | None
+
+    @property
+    def search(self) -> str:
+        """The sentence before the command of the search."""
+        if not self.layers:
+            return "Where no layer stands out, search all of them with questions whose answers you know:"
+        return "Whether it helps on your images, a search finds out, among other edits:"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as `--json` prints them, labelled as a heuristic."""
@@ -66,12 +102,14 @@ def suggest(inspection: Inspection, options: SteerOptions | None = None, model: 
     deviation = median(abs(score - middle) for score in scores.values())
     threshold = middle + max(DEVIATION * deviation, LEAST_DIFFERENCE)
     chosen = tuple(layer for layer, score in scores.items() if score > threshold)
+    options, name = options or SteerOptions(), model or inspection.model
+    search = None if options.allow_text_only else _tune(name, inspection.revision)
     if not chosen:
         reason = (
             f"no layer stands out: outlying modes carry {middle:.0%} of the energy in the median layer (on average "
             "over its heads), and no layer has clearly more than the others"
         )
-        return Suggestion((), 0, scores, threshold, reason, None)
+        return Suggestion((), 0, scores, threshold, reason, None, (NO_GAIN,), search)
     counts = [count for layer in chosen for count in outlying[layer]]
     k = min(max(1, round(median(counts))), LARGEST_K)
     best = max(chosen, key=scores.__getitem__)
@@ -81,8 +119,9 @@ def suggest(inspection: Inspection, options: SteerOptions | None = None, model: 
         "these layers has "
         f"{median(counts):g} such modes"
     )
-    command = _command(model or inspection.model, inspection, options or SteerOptions(), chosen, k)
-    return Suggestion(chosen, k, scores, threshold, reason, command)
+    command = _command(name, inspection, options, chosen, k)
+    cost = COST if inspection.channel == "full" else COST_OF_SYMMETRIC
+    return Suggestion(chosen, k, scores, threshold, reason, command, (FROM_SPECTRA, cost, NO_GAIN), search)
 
 
 def outlying_modes(values: Sequence[float]) -> int:
@@ -96,6 +135,13 @@ def outlying_modes(values: Sequence[float]) -> int:
 def _top_energy(head: HeadSpectrum, count: int) -> float:
     squares = [value * value for value in head.singular_values]
     return sum(squares[:count]) / sum(squares) if count else 0.0
+
+
+def _tune(model: str, revision: str | None) -> str:
+    if model in DEMOS:
+        return f"qkedit tune {model} --scenes 200"
+    named = shlex.quote(model) + (f" --revision {revision}" if revision else "")
+    return f"qkedit tune {named} -b custom --questions questions.jsonl --images ./photos --objective hr"
 
 
 def _command(model: str, inspection: Inspection, options: SteerOptions, layers: tuple[int, ...], k: int) -> str:

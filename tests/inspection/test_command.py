@@ -118,6 +118,9 @@ def test_csv_can_be_written_to_standard_output(base: Path) -> None:
 def test_a_suggestion_is_called_a_heuristic(base: Path) -> None:
     text = qkedit("inspect", base, "--allow-text-only", "--suggest").stdout
     assert "Suggestion (a heuristic, not a promise)" in text
+    assert "No result in this repository shows that such an edit" in " ".join(text.split())
+    assert "qkedit tune" not in text  # which needs a model with vision
+    assert "\nqkedit tune demo --scenes 200\n" in qkedit("inspect", "demo", "--suggest").stdout
 
 
 def test_the_suggested_command_steers_the_inspected_model(tmp_path: Path) -> None:

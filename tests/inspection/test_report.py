@@ -227,6 +227,7 @@ def test_pages_are_well_formed_without_external_resources() -> None:
     assert re.findall(r"https?://|@import|url\(", text) == []
     assert "prefers-color-scheme: dark" in text
     assert "Something to know." in page.data
+    assert any(text.startswith("qkedit tune ") for text in page.data)
     assert sum(tag == "tr" for tag, _ in page.tags) == 2 + 12 + 12 * 4
 
 

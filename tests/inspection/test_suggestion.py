@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 
 import pytest
 
-from qkedit.inspection.suggestion import outlying_modes, suggest
+from qkedit.inspection.suggestion import COST, NO_GAIN, outlying_modes, suggest
 from qkedit.steering.steer_options import SteerOptions
 from tests.inspection.inspections import inspection, spiked
+from tests.paths import ROOT
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 5])
@@ -33,6 +35,21 @@ def test_layers_with_outlying_energy_are_proposed_with_a_number_of_modes() -> No
     assert "layer 5" in suggestion.reason or "layer 6" in suggestion.reason or "layer 8" in suggestion.reason
     assert all(suggestion.scores[layer] > suggestion.threshold for layer in suggestion.layers)
     assert suggestion.as_dict()["heuristic"] is True
+    assert suggestion.evidence[0].startswith("Evidence: the layers and k come from these spectra alone")
+    assert suggestion.tune == (
+        "qkedit tune org/model -b custom --questions questions.jsonl --images ./photos --objective hr"
+    )
+
+
+def test_the_evidence_is_what_the_laboratory_measured() -> None:
+    table = (ROOT / "docs" / "laboratory.md").read_text().partition("\n## Real weights\n")[2]
+    losses = {name: re.search(rf"(?m)^\| {name} \| \d+% \| \+(\S+) ", table) for name in ("k 4", "k 4, symmetric")}
+    full, symmetric = (float(found[1]) for found in losses.values() if found is not None)
+    assert "cost a third of that of the full one" in COST
+    assert 0.28 < symmetric / full < 0.39
+    difference = re.search(r"(?m)^\| k 4, symmetric − k 4 \| −\S+ \[−\S+, (.)\S+\]", table)
+    assert difference is not None
+    assert difference[1] == "−"  # the whole interval is below 0
 
 
 def test_without_outlying_modes_no_layer_is_proposed() -> None:
@@ -40,6 +57,14 @@ def test_without_outlying_modes_no_layer_is_proposed() -> None:
     assert suggestion.layers == ()
     assert suggestion.command is None
     assert "no layer stands out" in suggestion.reason
+    assert suggestion.evidence == (NO_GAIN,)
+    assert "search all of them" in suggestion.search
+    assert suggestion.tune is not None
+    assert suggestion.tune.startswith("qkedit tune org/model ")
+    of_demo = suggest(inspection({layer: [spiked([2.0])] for layer in range(6)}, model="demo"))
+    assert of_demo.tune == "qkedit tune demo --scenes 200"
+    without_vision = suggest(inspection({0: [spiked([2.0])]}), SteerOptions(allow_text_only=True))
+    assert without_vision.tune is None
 
 
 def test_zero_heads_are_accepted() -> None:
@@ -58,6 +83,8 @@ def test_the_command_is_quoted_for_a_shell() -> None:
     assert command is not None
     assert shlex.split(command)[:5] == ["qkedit", "steer", "my models/it's", "--revision", "abc"]
     assert "--channel symmetric" in command
+    evidence = " ".join(suggest(inspection(layers, channel="symmetric")).evidence)
+    assert "--channel symmetric" not in evidence  # it is chosen already
 
 
 def test_the_command_names_the_model_as_requested() -> None:

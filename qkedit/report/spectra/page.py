@@ -76,7 +76,11 @@ def _suggested(suggestion: Suggestion | None) -> list[str]:
         return []
     reason = suggestion.reason[0].upper() + suggestion.reason[1:]
     lines = ["<h2>Suggestion: a heuristic, not a promise</h2>", f"<p>{escape(reason)}.</p>"]
-    return lines + ([f"<pre>{escape(suggestion.command)}</pre>"] if suggestion.command else [])
+    lines += [f"<pre>{escape(suggestion.command)}</pre>"] if suggestion.command else []
+    lines.append(f"<p>{escape(' '.join(suggestion.evidence))}</p>")
+    if suggestion.tune:
+        lines += [f"<p>{escape(suggestion.search)}</p>", f"<pre>{escape(suggestion.tune)}</pre>"]
+    return lines
 
 
 def _figure(chart: str, caption: str) -> str:

@@ -20,6 +20,7 @@ from qkedit.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.text import Text
 
     from qkedit.inspection.spectra import Inspection
     from qkedit.inspection.suggestion import Suggestion
@@ -247,8 +248,6 @@ def _title(inspection: Inspection) -> str:
 def _described(suggestion: Suggestion | None) -> list[RenderableType]:
     from rich.text import Text
 
-    from qkedit.report.terminal_text import on_one_line
-
     if suggestion is None:
         return []
     reason = suggestion.reason[0].upper() + suggestion.reason[1:]
@@ -258,9 +257,20 @@ def _described(suggestion: Suggestion | None) -> list[RenderableType]:
         Text(f"{reason}."),
     ]
     if suggestion.command:
-        # On one line of its own, however narrow the terminal: it is there to be copied.
-        lines.append(Text(on_one_line(suggestion.command), no_wrap=True, overflow="ignore"))
+        lines.append(_to_copy(suggestion.command))
+    lines += ["", Text(" ".join(suggestion.evidence))]
+    if suggestion.tune:
+        lines += [Text(suggestion.search), _to_copy(suggestion.tune)]
     return lines
+
+
+def _to_copy(command: str) -> Text:
+    """Return a command on one line of its own, however narrow the terminal."""
+    from rich.text import Text
+
+    from qkedit.report.terminal_text import on_one_line
+
+    return Text(on_one_line(command), no_wrap=True, overflow="ignore")
 
 
 def _print_csv(output: Output, fields: dict[str, object], text: str) -> None:
