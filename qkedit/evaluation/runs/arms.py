@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from qkedit.errors import UsageError
 from qkedit.evaluation.answer_times import times_of
 from qkedit.evaluation.files.answer_files import read_answers
 from qkedit.evaluation.files.result_files import ScoredRun, read_scores
-from qkedit.evaluation.runs.evaluate import Finished, Watch, check_run, evaluate
+from qkedit.evaluation.runs.evaluate import Finished, RunOptions, Watch, check_run, evaluate
 from qkedit.evaluation.runs.local_model import LocalModel, Shared
 from qkedit.evaluation.runs.run_files import ANSWERS, RUN_FILE
 from qkedit.evaluation.runs.tasks import Task
@@ -120,10 +120,8 @@ def evaluate_arms(
     images: Path,
     out: Path,
     *,
-    prompt: str | None = None,
-    limit: int | None = None,
-    overwrite: bool = False,
     watch: Watch = lambda done, total: None,
+    **options: Unpack[RunOptions],
 ) -> FinishedArms:
     """Ask all arms the same questions, in turn, and compare their runs; the model is loaded at most once.
 
@@ -133,10 +131,8 @@ def evaluate_arms(
         tasks: the questions.
         images: the directory of the images.
         out: the directory of the runs, with one directory per arm; interrupted arms are resumed.
-        prompt: as for `evaluate`, like the next two.
-        limit: the number of questions to ask of each task.
-        overwrite: whether to replace the files of other runs.
         watch: called with the progress over all arms.
+        options: `prompt`, `limit` and `overwrite` as for `evaluate`.
 
     Raises:
         UsageError: an arm's directory holds something else.
@@ -149,23 +145,14 @@ def evaluate_arms(
     backends = [replace(model, edits=arm.edits, plugins=arm.plugins, shared=shared) for arm in arms]
     # Checked before the first arm runs, which may take hours.
     for arm, backend in zip(arms, backends, strict=True):
-        check_run(backend, tasks, images, out / arm.name, prompt=prompt, limit=limit, overwrite=overwrite)
+        check_run(backend, tasks, images, out / arm.name, **options)
     finished: dict[str, Finished] = {}
     for place, (arm, backend) in enumerate(zip(arms, backends, strict=True)):
 
         def watch_arm(done: int, total: int, place: int = place) -> None:
             watch(place * total + done, len(arms) * total)
 
-        finished[arm.name] = evaluate(
-            backend,
-            tasks,
-            images,
-            out / arm.name,
-            prompt=prompt,
-            limit=limit,
-            overwrite=overwrite,
-            watch=watch_arm,
-        )
+        finished[arm.name] = evaluate(backend, tasks, images, out / arm.name, watch=watch_arm, **options)
     compared = compare_with_base(arms[0].name, read_arms(out, [arm.name for arm in arms], [t.name for t in tasks]))
     return FinishedArms(out, tuple(arms), finished, compared)
 

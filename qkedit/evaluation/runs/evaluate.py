@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from qkedit.evaluation.files.records import Answer, Score
 from qkedit.evaluation.files.score_json import score_as_dict
@@ -24,6 +24,14 @@ NO_HASH = "the result holds no hash of the weights, since an endpoint does not r
 
 # Called with the number of answered questions and their total.
 Watch = Callable[[int, int], None]
+
+
+class RunOptions(TypedDict, total=False):
+    """The options of a run, which are those of `evaluate`."""
+
+    prompt: str | None
+    limit: int | None
+    overwrite: bool
 
 
 @dataclass(frozen=True)
@@ -99,19 +107,10 @@ def evaluate(
         return replace(finished, file=files.write_result(envelope | finished.as_dict()))
 
 
-def check_run(
-    backend: Backend,
-    tasks: Sequence[Task],
-    images: Path,
-    out: Path,
-    *,
-    prompt: str | None,
-    limit: int | None,
-    overwrite: bool,
-) -> None:
+def check_run(backend: Backend, tasks: Sequence[Task], images: Path, out: Path, **options: Unpack[RunOptions]) -> None:
     """Raise the errors that `evaluate` would raise for these arguments before it loads a model; write nothing."""
-    _, _, identity = _prepared(backend, tasks, images, prompt, limit)
-    with RunFiles(out, identity, overwrite=overwrite):
+    _, _, identity = _prepared(backend, tasks, images, options.get("prompt"), options.get("limit"))
+    with RunFiles(out, identity, overwrite=options.get("overwrite", False)):
         pass
 
 
