@@ -88,7 +88,7 @@ def test_a_delta_is_not_overwritten_by_its_own_output(base: Path, delta: Path, o
 
 
 def test_applying_a_delta_as_a_delta_is_refused(base: Path, delta: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="a full directory"):
+    with pytest.raises(UsageError, match="a full checkpoint"):
         apply(delta, base, tmp_path / "out", layout="delta")
     assert not (tmp_path / "out").exists()
 

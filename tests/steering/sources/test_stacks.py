@@ -144,7 +144,7 @@ def test_incompatible_edits_and_strengths_are_refused(base: Path, tmp_path: Path
         apply_edits([edit, foreign], base=str(base), output=output)
     with pytest.raises(CheckpointError, match="no readable"):
         apply_edits([edit, base], base=str(base), output=output)
-    with pytest.raises(UsageError, match="alone"):
+    with pytest.raises(UsageError, match="a single edit cannot be merged"):
         merge_edits([edit], base=str(base), output=replace(DELTA, out=tmp_path / "out"))
     with pytest.raises(UsageError, match="not recorded"):
         merge_edits([edit, foreign], output=replace(DELTA, out=tmp_path / "out"))
