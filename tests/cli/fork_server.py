@@ -1,6 +1,6 @@
 """Import qkedit once, then run each order from standard input in a child process; see `Runs` in command.py.
 
-Nothing is calculated here before the fork: torch's threads do not survive one.
+Nothing is calculated with torch here before the fork: its threads do not survive one.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import resource
 import signal
 import sys
 import traceback
+from contextlib import redirect_stdout, suppress
+from io import StringIO
 from typing import Any
 
 # For the children, which would otherwise import them again each time.
@@ -20,9 +22,17 @@ import numpy  # noqa: F401
 import rich.console  # noqa: F401
 import yaml  # noqa: F401
 
+import qkedit.steering.engine.edited_weights
 import qkedit.steering.run
 import qkedit.steering.verify  # noqa: F401
 from qkedit.cli.app import run
+
+
+def import_the_rest() -> None:
+    """Import what commands import when they begin, by a dry run: half of what a run of the demo model takes."""
+    sys.argv = ["qkedit", "steer", "demo", "--layers", "1", "--dry-run"]
+    with redirect_stdout(StringIO()), suppress(SystemExit):
+        run()
 
 
 def run_child(order: dict[str, Any], outputs: list[str], environment: dict[str, str]) -> None:
@@ -45,6 +55,7 @@ def run_child(order: dict[str, Any], outputs: list[str], environment: dict[str, 
 
 
 def main() -> None:
+    import_the_rest()
     while line := sys.stdin.readline():
         order = json.loads(line)
         children = []

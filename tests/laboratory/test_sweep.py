@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -34,7 +32,6 @@ from qkedit.laboratory.worker import Job, JobResult, ModelSpec
 from qkedit.report.experiments.sweep_table import SweepTables
 from qkedit.spectral.suppression import Suppression
 from qkedit.steering.steer_options import SteerOptions
-from tests.paths import ROOT
 
 SCENES = SceneRange(40, seed=3)
 eval_set_about = cache(make_eval_set)
@@ -208,27 +205,23 @@ def test_a_file_with_the_old_name_of_retain_is_resumed(pretended: Pretended, tmp
     assert again.as_dict() == whole.as_dict() | {"resumed": 13}
 
 
-def test_a_killed_sweep_resumes(pretended: Pretended, tmp_path: Path) -> None:
-    path = tmp_path / "sweep.jsonl"
-    killed = f"""
-import os, signal
-from pathlib import Path
-from qkedit.laboratory import experiment
-from tests.laboratory.test_sweep import Pretended, ResultsFile, run, settings
+def test_a_killed_sweep_resumes(pretended: Pretended, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill leaves the bytes that the system holds of the file, and releases its lock."""
+    running, left = tmp_path / "running.jsonl", tmp_path / "sweep.jsonl"
 
-class Killed(Pretended):
-    def __call__(self, *request):
-        for done, result in enumerate(super().__call__(*request)):
+    def killed(*request: Any) -> Any:
+        for done, result in enumerate(pretended(*request)):
             if done == 3:
-                os.kill(os.getpid(), signal.SIGKILL)
+                shutil.copy(running, left)
+                raise KeyboardInterrupt
             yield result
 
-experiment.run_jobs = Killed({{}})
-with ResultsFile(Path({str(path)!r}), settings().as_dict()) as file:
-    run(settings(), file)
-"""
-    assert subprocess.run([sys.executable, "-c", killed], cwd=ROOT).returncode == -signal.SIGKILL
-    with ResultsFile(path, settings().as_dict()) as file:
+    monkeypatch.setattr(experiment, "run_jobs", killed)
+    with pytest.raises(KeyboardInterrupt), ResultsFile(running, settings().as_dict()) as file:
+        run(settings(), file)
+    monkeypatch.setattr(experiment, "run_jobs", pretended)
+    pretended.jobs.clear()
+    with ResultsFile(left, settings().as_dict()) as file:
         report = run(settings(), file)
     assert report.resumed == 3
     assert len(pretended.jobs) == 13 - 3 + 4

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
+from io import StringIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -64,23 +65,19 @@ def run(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     reports = tmp_path_factory.mktemp("reports")
     json_file, markdown_file = reports / "benchmark.json", reports / "benchmark.md"
     before = digests(checkpoint.parent)
-    command = [
-        sys.executable,
-        SCRIPTS / "benchmarks" / "benchmark.py",
-        checkpoint,
-        "--layers",
-        "1-2",
-        "--k",
-        str(MODES),
-    ]
-    command += ["--repeats", "1", "--threads", "1", "--cold", "--dense"]
-    command += ["--json", json_file, "--markdown", markdown_file]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr
+    options = ["--layers", "1-2", "--k", str(MODES), "--repeats", "1", "--threads", "1", "--cold", "--dense"]
+    options += ["--json", str(json_file), "--markdown", str(markdown_file)]
+    printed, threads = StringIO(), torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        patch.syspath_prepend(str(SCRIPTS / "benchmarks"))
+        patch.setattr("sys.argv", ["benchmark", str(checkpoint), *options])
+        patch.setattr("os.sync", lambda: None)  # it would wait for the files of every other test
+        load_script("benchmark").main()
+    torch.set_num_threads(threads)
     return Run(
         json.loads(json_file.read_text()),
         markdown_file.read_text(),
-        result.stdout,
+        printed.getvalue(),
         before,
         digests(checkpoint.parent),
     )

@@ -1,4 +1,4 @@
-"""Run `qkedit serve` in a separate process, and send requests to it."""
+"""Run `qkedit serve` in a separate process, or its application in a thread, and send requests to it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -17,8 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import uvicorn
 from openai import OpenAI
 from PIL import Image
+
+from qkedit.serving.http.middleware import RequestGuard
 
 COMMAND = [sys.executable, "-c", "from qkedit.cli.app import run; run()", "serve"]
 
@@ -83,6 +88,22 @@ def serving(directory: Path, *arguments: str, environment: Mapping[str, str] | N
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
+
+
+@contextmanager
+def serving_in_a_thread(application: RequestGuard) -> Iterator[str]:
+    """Serve an application from a thread of this process, and yield its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = uvicorn.Server(uvicorn.Config(application, log_config=None, ws="none"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            while not server.started:
+                time.sleep(0.01)
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def data_url(image: Image.Image, kind: str = "png") -> str:

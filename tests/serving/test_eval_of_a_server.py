@@ -1,4 +1,4 @@
-"""Test that `qkedit eval --endpoint` on `qkedit serve` equals the model in the same process."""
+"""Test that `qkedit eval --endpoint` on the application of `qkedit serve` equals the model itself."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ import pytest
 
 from qkedit.demo.files import write_scenes
 from qkedit.demo.scenes import make_scenes
+from qkedit.plugins.settings import PluginSettings
+from qkedit.runtime.generation import load
+from qkedit.serving.openai_server import build_application
+from qkedit.serving.plugin_switch import PluginSwitch
+from qkedit.serving.requests.image_policy import ImagePolicy
+from qkedit.serving.served_model import ServedModel
 from tests.cli.command import qkedit
-from tests.serving.server_process import serving
+from tests.serving.server_process import serving_in_a_thread
 
 KEY = "a key"
 LOCAL = ("--device", "cpu", "--dtype", "float32")
@@ -28,8 +34,11 @@ def test_evaluating_a_server_equals_evaluating_its_model(tmp_path: Path, monkeyp
     plugin = ("--plugin", "scr:layers=0-1,sources=4")
     local = qkedit("eval", "demo", *request, *LOCAL, *plugin, "--out", tmp_path / "local")
     assert local.code == 0, local.stdout
-    with serving(tmp_path, "demo", *LOCAL, *plugin, environment={"QKEDIT_API_KEY": KEY}) as server:
-        served = ("eval", "--endpoint", server.url, *request, "--concurrency", "2", "--out", tmp_path / "served")
+    loaded = load("demo", device="cpu", dtype="float32")
+    settings = [PluginSettings("scr", {"layers": "0-1", "sources": 4})]
+    model = ServedModel("demo", loaded, PluginSwitch(loaded.model, settings))
+    with serving_in_a_thread(build_application(model, ImagePolicy(), api_key=KEY)) as url:
+        served = ("eval", "--endpoint", url, *request, "--concurrency", "2", "--out", tmp_path / "served")
         monkeypatch.delenv("QKEDIT_API_KEY", raising=False)
         refused = qkedit(*served)
         assert refused.code == 1
@@ -39,7 +48,7 @@ def test_evaluating_a_server_equals_evaluating_its_model(tmp_path: Path, monkeyp
         document = qkedit(*served).document
         again = qkedit(*served).document
     assert (document["status"], document["asked"], again["asked"]) == ("done", 5, 0)
-    assert document["run"]["endpoint"] == server.url
+    assert document["run"]["endpoint"] == url
     assert "no hash of the weights" in document["warnings"][0]
     assert answers(tmp_path / "served") == answers(tmp_path / "local")
     assert document["results"] == local.document["results"]

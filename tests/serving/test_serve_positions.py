@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import socket
-import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import uvicorn
 from openai import OpenAI
 
 from qkedit.plugins.scr.plugin import SCR
@@ -21,7 +17,7 @@ from qkedit.serving.requests.image_policy import ImagePolicy
 from qkedit.serving.served_model import ServedModel, try_out
 from tests.plugins.contrast.tiny_image_models import save_blip, save_vit
 from tests.serving.served_models import picture, qwen
-from tests.serving.server_process import ask, plugins, question, streamed
+from tests.serving.server_process import ask, plugins, question, serving_in_a_thread, streamed
 
 PROMPT = "what is there"
 
@@ -45,15 +41,8 @@ def client(settings: dict[str, PluginSettings]) -> Iterator[OpenAI]:
     served = ServedModel("tiny", qwen(), PluginSwitch(qwen().model, list(settings.values())))
     try_out(served)
     application = build_application(served, ImagePolicy())
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = uvicorn.Server(uvicorn.Config(application, log_config=None, ws="none"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        yield OpenAI(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}/v1", api_key="none", max_retries=0)
-        server.should_exit = True
-        thread.join()
+    with serving_in_a_thread(application) as url:
+        yield OpenAI(base_url=url, api_key="none", max_retries=0)
 
 
 def test_concurrent_prompts_keep_their_positions(client: OpenAI) -> None:
