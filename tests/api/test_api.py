@@ -80,7 +80,7 @@ def test_a_plan_lists_the_tensors_and_bytes_of_the_run(edited: Path) -> None:
 
 
 def test_the_functions_of_an_edit_share_its_arguments() -> None:
-    """What describes an edit has the same name and default in each; a spectrum has neither a control nor a write."""
+    """Arguments of an edit have one name and default in all functions; spectra have neither controls nor outputs."""
     described = ("layers", "heads", "k", "energy", "retain", "channel", "control", "seed", "compute_dtype", "device")
     described += ("allow_text_only", "protect", "spare", "architectures")
     parameters = {name: inspect.signature(getattr(qkedit, name)).parameters for name in ("steer", "plan", "edit")}

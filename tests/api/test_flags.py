@@ -10,8 +10,8 @@ import qkedit
 from qkedit.cli.application import made_command
 from qkedit.cli.command_table import COMMANDS, GLOBAL_FLAGS
 
-# Commands that compute nothing: they print records, change a file, and serve until they are stopped. What `models
-# --check` prints is `plan(…).stack`.
+# Commands without a result: they print records, change a file, or serve until they are stopped. `models --check`
+# prints `plan(…).stack`.
 WITHOUT = {"models", "serve", "plugins add", "plugins remove", "plugins list"}
 FUNCTIONS = {
     "inspect": (qkedit.inspect, qkedit.suggest, qkedit.compare_spectra),
@@ -21,7 +21,7 @@ FUNCTIONS = {
     "eval": (qkedit.evaluate, qkedit.evaluate_arms, qkedit.evaluate_endpoint),
     "kv-coherence": (qkedit.kv_coherence,),
 }
-# Flags with another name in Python, where several values are a sequence.
+# Flags with another name in Python, where several values are one sequence.
 RENAMED = {
     "plugin": "plugins",
     "edit": "edits",
@@ -42,9 +42,9 @@ ALTERNATIVES = {
     "protect": "protects",
     "spare": "spares",
 }
-# What a command prints or writes beside its result, and old names.
+# Flags for additional output, and old names.
 SHOWN = {"detail", "csv", "plot", "html", "markdown", "per_item", "save", "residual", "picture", "write_truth"}
-# Flags whose meaning in Python is another function, or an argument that is not given.
+# Flags that correspond to another function in Python, or to a missing argument.
 OTHERWISE = {
     "steer": {"dry_run": "qkedit.plan"},
     "inspect": {
@@ -66,9 +66,9 @@ OTHERWISE = {
     "drift": {"limit": "give fewer images", "model": "edited"},
     "tune": {"control": "controls"},
 }
-# What `**loading` passes on besides the arguments of `load`, by the functions' docstrings.
+# Arguments that `**loading` passes on in addition to those of `load`, by the functions' docstrings.
 PASSED_ON = {"drift": {"prompt", "base_revision"}, "attention": {"prompt"}}
-# Where functions have no such argument, they run within `qkedit.using_architectures`.
+# Functions without such an argument run within `qkedit.using_architectures`.
 WITHIN_A_BLOCK = {"architectures"}
 
 

@@ -1,4 +1,4 @@
-"""Test the functions for flags that are functions of their own in Python: the same results as with the flags."""
+"""Test Python functions that correspond to flags: they give the same results as the flags."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 import qkedit
 from tests.cli.command import qkedit as command
-from tests.evaluation.runs.openai_server import Server, said, serve
+from tests.evaluation.runs.openai_server import Server, chat_completion, serve
 
 __all__ = ["serve"]  # a fixture
 
@@ -23,7 +23,7 @@ def edited(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_suggest_proposes_what_the_flag_proposes() -> None:
+def test_suggest_equals_the_flag_of_inspect() -> None:
     suggestion = qkedit.suggest("demo", heads="0-3")
     shown = command("inspect", "demo", "--heads", "0-3", "--suggest", "--json").document["suggestion"]
     assert suggestion.reason == shown["reason"]
@@ -33,8 +33,8 @@ def test_suggest_proposes_what_the_flag_proposes() -> None:
 
 
 @pytest.mark.parametrize("before", ["demo", None])
-def test_spectra_are_compared_as_by_the_flags(before: str | None, edited: Path) -> None:
-    """With None, the manifest names the base."""
+def test_comparing_spectra_equals_the_flags_of_inspect(before: str | None, edited: Path) -> None:
+    """With None, the base is that of the manifest."""
     compared = qkedit.compare_spectra(before, edited, layers=[2, 5], k=2)
     words = ("inspect", edited, "--layers", "2,5", "--k", "2", "--json")
     shown = command(*words, *(("--base", before) if before else ("--compare", "base"))).document
@@ -45,11 +45,9 @@ def test_spectra_are_compared_as_by_the_flags(before: str | None, edited: Path) 
     assert unchanged.before == unchanged.after
 
 
-def test_an_endpoint_is_evaluated_and_its_run_is_that_of_the_flag(
-    serve: Callable[..., Server], tmp_path: Path
-) -> None:
+def test_evaluating_an_endpoint_equals_the_flag_of_eval(serve: Callable[..., Server], tmp_path: Path) -> None:
     pytest.importorskip("openai")
-    server = serve(lambda body, number: said("Yes, there is."))
+    server = serve(lambda body, number: chat_completion("Yes, there is."))
     Image.new("RGB", (64, 64), "navy").save(tmp_path / "a.png")
     questions = tmp_path / "questions.jsonl"
     question = {"id": "1", "image": "a.png", "question": "is there a cup in the image", "truth": "yes"}

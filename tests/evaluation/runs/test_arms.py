@@ -13,7 +13,7 @@ from qkedit.evaluation.runs.arms import read_arms
 from qkedit.evaluation.runs.backend import EvalRequest, Reply
 from qkedit.evaluation.runs.evaluate import evaluate
 from qkedit.evaluation.statistics.arms import compare_with_base
-from tests.evaluation.runs.asked import Oracle, task, write_images
+from tests.evaluation.runs.recording_model import Oracle, task, write_images
 
 
 def timed(scale: float, fails_at: int | None = None) -> Oracle:

@@ -22,8 +22,8 @@ from qkedit.evaluation.runs.backend import EvalRequest, Reply
 from qkedit.evaluation.runs.endpoint import Endpoint, data_url
 from qkedit.evaluation.runs.evaluate import evaluate
 from qkedit.evaluation.runs.run_files import recorded_identity
-from tests.evaluation.runs.asked import questions, task, write_images
 from tests.evaluation.runs.openai_server import Sent, chat_completion, serve
+from tests.evaluation.runs.recording_model import questions, task, write_images
 
 pytest.importorskip("openai")
 

@@ -14,8 +14,8 @@ from qkedit.evaluation.runs.endpoint import Endpoint, ServedImages
 from qkedit.evaluation.runs.endpoint_pool import EndpointPool
 from qkedit.evaluation.runs.evaluate import evaluate
 from qkedit.evaluation.runs.run_files import recorded_identity
-from tests.evaluation.runs.asked import questions, task, write_images
 from tests.evaluation.runs.openai_server import Sent, Server, chat_completion, serve
+from tests.evaluation.runs.recording_model import questions, task, write_images
 
 pytest.importorskip("openai")
 

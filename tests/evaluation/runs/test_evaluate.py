@@ -14,7 +14,7 @@ from qkedit.evaluation.files.result_files import read_scores
 from qkedit.evaluation.files.score_json import score_from_dict
 from qkedit.evaluation.runs.evaluate import Finished, evaluate
 from qkedit.evaluation.runs.tasks import Task
-from tests.evaluation.runs.asked import Oracle, questions, task, write_images
+from tests.evaluation.runs.recording_model import Oracle, questions, task, write_images
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from qkedit.images import read_image
 from qkedit.plugins.core.report import PluginReport
 from qkedit.plugins.settings import PluginSettings
 from qkedit.runtime.generation import load, respond
-from tests.evaluation.runs.asked import questions, write_images
+from tests.evaluation.runs.recording_model import questions, write_images
 
 
 def ask(number: int = 0, image: Path | None = None, max_new_tokens: int = 3) -> EvalRequest:

@@ -24,7 +24,7 @@ from qkedit.plugins.dscr.plugin import DSCR
 from qkedit.plugins.settings import PluginSettings, make_plugins, with_absolute_paths
 from qkedit.runtime.generation import respond
 from tests.cli.command import qkedit
-from tests.evaluation.runs.asked import questions
+from tests.evaluation.runs.recording_model import questions
 from tests.plugins.contrast.tiny_image_models import save_vit
 
 
