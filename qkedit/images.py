@@ -14,6 +14,7 @@ All packages read images here, so that a file means the same on the command line
 
 from __future__ import annotations
 
+import hashlib
 import io
 import warnings
 from collections.abc import Callable, Iterator
@@ -76,6 +77,15 @@ def decode_image(content: bytes, where: str, pixels: int) -> Picture:
                 remedy="make it smaller",
             )
         return as_rgb(image, where)
+
+
+def pixel_sha256(image: Picture) -> str:
+    """Return the SHA-256 of an image's size and pixels, a name that does not depend on its file.
+
+    It is that of the text `WIDTHxHEIGHT` and the bytes of the pixels in RGB, row by row.
+    """
+    pixels = as_rgb(image)
+    return hashlib.sha256(f"{pixels.width}x{pixels.height}".encode() + pixels.tobytes()).hexdigest()
 
 
 def as_rgb(image: Picture, where: str = "image") -> Picture:

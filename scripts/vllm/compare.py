@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -52,21 +53,36 @@ def pictures() -> list[list[Image.Image]]:
     return [[first], [second], [third], [third], [second, first], []]
 
 
+def write_maps(directory: Path) -> None:
+    """Write a depth map for each image, named by its pixels: random, unlike those of the depth model."""
+    from qkedit.images import pixel_sha256
+
+    directory.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(9)
+    for image in (image for images in pictures() for image in images):
+        np.save(directory / f"{pixel_sha256(image)}.npy", random.random((image.height, image.width)))
+
+
 def cases(depth: Path) -> dict[str, list[dict[str, Any]]]:
-    """Return the plug-ins of each comparison by its name, as records of a settings file."""
-    dscr = {"depth": str(depth)}
+    """Return the plug-ins of each comparison, as records of a settings file; depth maps are next to the model."""
+    dscr, maps = {"depth": str(depth)}, depth.with_name("maps")
+    vaf = {"image": 2.0, "before": 0.5}  # strong enough to be seen in random models
     after_image = {**dscr, "refine": "both", "when": "image"}
     return {
         "no plug-in": [],
         "DSCR": [{"name": "dscr", "options": dscr}],
         "DSCR, values": [{"name": "dscr", "options": {**dscr, "refine": "values"}}],
         "DSCR, keys and values, before the question": [{"name": "dscr", "options": after_image}],
+        "DSCR, before rotation": [{"name": "dscr", "options": {**dscr, "space": "pre-rotation"}}],
+        "DSCR, depth files": [{"name": "dscr", "options": {"depth": str(maps)}}],
         "SCR": [{"name": "scr", "options": {"sources": 4, "factor": 1.5}}],
         "SCR, last token": [{"name": "scr", "options": {"sources": 4, "factor": 1.5, "queries": "last-token"}}],
         "SCR and DSCR": [
             {"name": "scr", "options": {"sources": 4, "factor": 1.5}},
             {"name": "dscr", "options": dscr},
         ],
+        "VAF": [{"name": "vaf", "options": vaf}],
+        "VAF and DSCR": [{"name": "vaf", "options": vaf}, {"name": "dscr", "options": dscr}],
     }
 
 
@@ -74,6 +90,7 @@ def on_transformers(loaded: Any, images: list[Image.Image], plugins: list[Any]) 
     """Return the tokens of the answer, and the log probabilities at each, `[tokens, vocabulary]`."""
     import torch
 
+    from qkedit.plugins.core.pictures import Pictures, remember_pictures
     from qkedit.plugins.transformers.attach import attach
     from qkedit.runtime.generation import prompt_text, request_inputs
 
@@ -81,6 +98,7 @@ def on_transformers(loaded: Any, images: list[Image.Image], plugins: list[Any]) 
         # vLLM splits each of several images into tiles; transformers, only images not marked as one prompt's.
         text = prompt_text(loaded, QUESTION, len(images))
         inputs = loaded.processor(text=[text], images=images, return_tensors="pt")
+        remember_pictures(inputs, Pictures([images], lambda others: {}))
     else:
         inputs = request_inputs(loaded, images, QUESTION)
     length = inputs["input_ids"].shape[1]
@@ -129,7 +147,9 @@ def compiled_decoders(worker: Any) -> int:
     )
 
 
-def compare(name: str, model: str, depth: Path, ranks: int, is_compiled: bool) -> dict[str, Any]:
+def compare(
+    name: str, model: str, depth: Path, ranks: int, is_compiled: bool, chosen: Sequence[str] | None
+) -> dict[str, Any]:
     """Return the largest differences of one model, by case."""
     os.environ["VLLM_PLUGINS"] = "qkedit"
     from vllm import LLM, SamplingParams
@@ -159,6 +179,8 @@ def compare(name: str, model: str, depth: Path, ranks: int, is_compiled: bool) -
     found: dict[str, Any] = {}
     plain = [on_transformers(loaded, images, []) for images in requests]
     for case, records in cases(depth).items():
+        if chosen is not None and case not in chosen:
+            continue
         document = {"schema": 1, "plugins": records}
         check_ready(engine.collective_rpc("qkedit_bind", args=(document,)))
         plugins = make_plugins(parse_document(document, "case"))
@@ -211,6 +233,7 @@ def main() -> int:
     parser.add_argument("--models", default=",".join(["demo", *checkpoints.FAMILIES]))
     parser.add_argument("--ranks", type=int, default=1, help="tensor-parallel ranks")
     parser.add_argument("--compiled", action="store_true", help="compile the decoder (vLLM without --enforce-eager)")
+    parser.add_argument("--cases", help="names of the table's columns, separated by semicolons (default: all)")
     arguments = parser.parse_args()
     names = arguments.models.split(",")
     makers = {"depth": checkpoints.depth_model, **checkpoints.FAMILIES}
@@ -218,8 +241,10 @@ def main() -> int:
     for name, directory in places.items():
         if not directory.exists():
             makers[name](directory)
+    write_maps(places["depth"].with_name("maps"))
+    chosen = None if arguments.cases is None else arguments.cases.split(";")
     results = {
-        name: compare(name, str(places.get(name, name)), places["depth"], arguments.ranks, arguments.compiled)
+        name: compare(name, str(places.get(name, name)), places["depth"], arguments.ranks, arguments.compiled, chosen)
         for name in names
     }
     settings = {"ranks": arguments.ranks, "compiled": arguments.compiled}

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -20,7 +19,7 @@ from qkedit.integrations.vllm.launch import SECTION, check_plugins, is_switched_
 from qkedit.integrations.vllm.prompts import PromptBatch, WholePrompt
 from qkedit.integrations.vllm.step import Run, StepEditor
 from qkedit.plugins.core.modules import VLMModules
-from qkedit.plugins.dscr.depth import DEPTH_FILE_ENDINGS, DepthModel
+from qkedit.plugins.dscr.depth import DepthModel, is_depth_model
 from qkedit.plugins.settings import make_plugins, parse_document
 
 
@@ -185,7 +184,7 @@ def _with_processor(plugin: Any, model: str) -> Any:
 def _try_depth_model(plugin: Any) -> None:
     """Run a plug-in's depth model once, to raise QkeditError before the first request if it does not work."""
     depth = getattr(plugin, "depth", None)
-    if isinstance(depth, str | Path) and Path(depth).suffix.lower() not in DEPTH_FILE_ENDINGS:
+    if is_depth_model(depth):
         DepthModel(str(depth)).estimate(Image.new("RGB", (64, 64)))
 
 

@@ -143,16 +143,21 @@ def server_environment(environment: Mapping[str, str], plugins: Sequence[PluginS
 
 
 def check_plugins(plugins: Sequence[PluginSettings]) -> None:
-    """Raise UsageError for a plug-in, or an option of one, that does not run on vLLM."""
+    """Raise UsageError for plug-ins that do not run on vLLM, or not together."""
     for plugin in plugins:
-        if plugin.name not in ("scr", "dscr"):
+        if plugin.name not in ("scr", "dscr", "vaf"):
             raise UsageError(
-                f"{plugin.name} does not run on vLLM", where="--plugin", remedy="name scr or dscr, or another engine"
+                f"{plugin.name} does not run on vLLM",
+                where="--plugin",
+                remedy="name scr, dscr or vaf, or another engine",
             )
-        if plugin.options.get("space") == "pre-rotation":
-            raise UsageError(
-                "on vLLM, keys are mixed as they are cached", where="dscr space", remedy="leave out space=pre-rotation"
-            )
+    before_rotation = any(plugin.options.get("space") == "pre-rotation" for plugin in plugins)
+    if before_rotation and any(plugin.name == "vaf" for plugin in plugins):
+        raise UsageError(
+            "keys that vaf has scaled are not mixed before their rotation on vLLM",
+            where="dscr space",
+            remedy="leave out space=pre-rotation or vaf",
+        )
 
 
 def refused_settings(found: Mapping[str, bool]) -> None:

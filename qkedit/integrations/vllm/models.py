@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from qkedit.integrations.vllm.binding import forward_with_plugins
 from qkedit.integrations.vllm.families import ARCHITECTURES, PREFIX
+from qkedit.integrations.vllm.hashed_images import FIELD, hashing
 
 
 class PluginModel:
@@ -26,6 +28,11 @@ class PluginModel:
         rest = {"intermediate_tensors": intermediate_tensors, **kwargs}
         return forward_with_plugins(self, usual, input_ids, positions, inputs_embeds, rest)
 
+    def embed_multimodal(self, **kwargs: Any) -> Any:
+        """Encode images, without their hashes, which are for plug-ins."""
+        kwargs.pop(FIELD, None)
+        return super().embed_multimodal(**kwargs)  # type: ignore[misc]
+
 
 def __getattr__(name: str) -> Any:
     """Return our class of a name; it is made at the first call, since only then vLLM is imported."""
@@ -36,5 +43,7 @@ def __getattr__(name: str) -> Any:
 
     base = ModelRegistry.models[known].load_model_cls()
     made = type(name, (PluginModel, base), {"__module__": __name__, "__doc__": f"{known} with plug-ins."})
+    factories = base._processor_factory
+    made._processor_factory = replace(factories, processor=hashing(factories.processor))  # type: ignore[attr-defined]
     globals()[name] = made
     return made

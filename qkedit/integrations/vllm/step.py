@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from qkedit.errors import first_sentence
 from qkedit.integrations.vllm.families import image_inputs
+from qkedit.integrations.vllm.hashed_images import hash_in
 from qkedit.integrations.vllm.prompts import PromptBatch, attention_rows
+from qkedit.integrations.vllm.rotations import StepRotations
 from qkedit.plugins.core.grid import image_grids
 from qkedit.plugins.core.modules import VLMModules
 from qkedit.plugins.core.prefill import Prefill, Span, StopForward
@@ -47,6 +49,16 @@ class StepPrefill(Prefill):
     run: Run = field(repr=False)
     embeddings: Tensor = field(repr=False)
     mean_over_ranks: Reduce = field(repr=False)
+    rotations: list[StepRotations] = field(default_factory=list, repr=False)
+
+    def key_rotations(self, layers: Iterable[int]) -> StepRotations:
+        """See `Prefill.key_rotations`."""
+        self.rotations.append(StepRotations(self.parts, self.prompts, layers))
+        return self.rotations[-1]
+
+    def image_hashes(self) -> Sequence[str] | None:
+        """See `Prefill.image_hashes`."""
+        return [hash_in(image) for prompt in self.prompts.prompts for image in prompt.images]
 
     def preview(self, last_layer: int, observe: Callable[[int, Tensor], None] | None = None) -> None:
         """Run the unedited decoder; see `Prefill.preview`."""
@@ -94,6 +106,15 @@ class StepPrefill(Prefill):
 
         with wrapped(self.parts.layers, recorder.layers, before):
             yield
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """The prompts of a step for which the plug-ins started, their edits, and the rotations that these undo."""
+
+    prompts: PromptBatch
+    edits: Sequence[RequestEdit]
+    rotations: Sequence[StepRotations]
 
 
 @contextmanager
@@ -146,19 +167,33 @@ class StepEditor:
     @torch.no_grad()
     def run(self, prompts: PromptBatch, run: Run, embeddings: Tensor) -> Any:
         """Return the model's output for a step, with the plug-ins' edits of its whole prompts."""
-        try:
-            edits = self._started(prompts, run, embeddings)
-        except Exception as error:
-            self.note_failure(error, len(prompts.prompts))
+        begun = self._begun(prompts, run, embeddings)
+        if begun is None:
             return run(embeddings)
-        self.counts["edited"] += len(prompts.prompts)
+        self.counts["edited"] += len(begun.prompts.prompts)
         with ExitStack() as stack:
-            for edit in edits:
-                stack.enter_context(self._states(prompts, edit))
-                stack.enter_context(self._caches(prompts, edit))
+            for rotations in begun.rotations:
+                stack.enter_context(rotations.watched())
+            for edit in begun.edits:
+                stack.enter_context(self._states(begun.prompts, edit))
+            stack.enter_context(self._caches(begun.prompts, begun.edits))
             return run(embeddings)
 
-    def _started(self, prompts: PromptBatch, run: Run, embeddings: Tensor) -> Sequence[RequestEdit]:
+    def _begun(self, prompts: PromptBatch, run: Run, embeddings: Tensor) -> _Begun | None:
+        """Start the plug-ins for the prompts; those for which they fail are counted and left out. None without any."""
+        try:
+            return self._started(prompts, run, embeddings)
+        except Exception as error:
+            reason = error
+        own = prompts.prompts
+        if len(own) > 1:
+            kept = [one for one in own if self._begun(PromptBatch((one,)), run, embeddings)]
+            if len(kept) < len(own):
+                return self._begun(PromptBatch(kept), run, embeddings) if kept else None
+        self.note_failure(reason, len(own))
+        return None
+
+    def _started(self, prompts: PromptBatch, run: Run, embeddings: Tensor) -> _Begun:
         images = [image for prompt in prompts.prompts for image in prompt.images]
         inputs = image_inputs(self.parts.config.model_type, images)
         prefill = StepPrefill(
@@ -173,7 +208,7 @@ class StepEditor:
             embeddings=embeddings,
             mean_over_ranks=self._mean_over_ranks,
         )
-        return [plugin.start(prefill) for plugin in self.plugins.values()]
+        return _Begun(prompts, [plugin.start(prefill) for plugin in self.plugins.values()], prefill.rotations)
 
     @contextmanager
     def _states(self, prompts: PromptBatch, edit: RequestEdit) -> Iterator[None]:
@@ -195,27 +230,29 @@ class StepEditor:
                 hooks.callback(self.parts.layers[index].register_forward_hook(after(index)).remove)
             yield
 
-    def _caches(self, prompts: PromptBatch, edit: RequestEdit) -> AbstractContextManager[None]:
-        """Edit the cache of `edit.cached_layers`, as soon as each has filled it, while the context is open."""
+    def _caches(self, prompts: PromptBatch, edits: Sequence[RequestEdit]) -> AbstractContextManager[None]:
+        """Edit the cache of their `cached_layers`, as soon as each has filled it, while the context is open."""
 
         def around(index: int, usual: Callable[..., Any]) -> Callable[..., Any]:
+            own = [edit for edit in edits if index in edit.cached_layers]
+
             def forward(
                 attention: Any, query: Tensor, key: Tensor, value: Tensor, cache: Any, metadata: Any, output: Tensor,
                 **settings: Any,
             ) -> Any:  # fmt: skip
                 found = usual(attention, query, key, value, cache, metadata, output=output, **settings)
                 with self._unedited_on_failure():
-                    self._edit_cache(prompts, edit, index, attention, query, key, value, output)
+                    self._edit_cache(prompts, own, index, attention, query, key, value, output)
                 return found
 
             return forward
 
-        return wrapped(self.parts.layers, edit.cached_layers, around)
+        return wrapped(self.parts.layers, frozenset[int]().union(*(edit.cached_layers for edit in edits)), around)
 
     def _edit_cache(
         self,
         prompts: PromptBatch,
-        edit: RequestEdit,
+        edits: Sequence[RequestEdit],
         index: int,
         attention: Any,
         query: Tensor,
@@ -226,20 +263,25 @@ class StepEditor:
         """Edit and cache the keys and values of one layer, and repeat the attention of the queries that read them."""
         keys, values = prompts.batched(key).transpose(1, 2), prompts.batched(value).transpose(1, 2)
         layer = SimpleNamespace(keys=keys, values=values, is_sliding=False)
-        ends = edit.refine_after or ()
-        for length in sorted({end for end in ends if end is not None}):
-            rows = tuple(row for row, end in enumerate(ends) if end == length)
-            edit.edit_cache_layer(index, layer, rows, length)
-        edited_keys = prompts.put_back(layer.keys.transpose(1, 2), key)
-        edited_values = prompts.put_back(layer.values.transpose(1, 2), value)
         attended: list[tuple[slice, Tensor]] = []
-        for prompt, end in zip(prompts.prompts, ends, strict=True):
-            if end is None:
-                continue
-            own = slice(prompt.first, prompt.first + len(prompt.tokens))
-            first = end - (prompts.length - len(prompt.tokens))
-            read = attention_rows(query[own], edited_keys[own], edited_values[own], first, attention.impl.scale)
-            attended.append((slice(prompt.first + first, own.stop), read))
+        ends = [edit.refine_after or (None,) * len(prompts.prompts) for edit in edits]
+        # Queries behind a later edit read that one, too: their attention is repeated again, and the last one counts.
+        for length in sorted({end for own in ends for end in own if end is not None}):
+            edited: set[int] = set()
+            for edit, own_ends in zip(edits, ends, strict=True):
+                if rows := tuple(row for row, end in enumerate(own_ends) if end == length):
+                    edit.edit_cache_layer(index, layer, rows, length)
+                    edited.update(rows)
+            edited_keys = prompts.put_back(layer.keys.transpose(1, 2), key)
+            edited_values = prompts.put_back(layer.values.transpose(1, 2), value)
+            for row in sorted(edited):
+                prompt = prompts.prompts[row]
+                own = slice(prompt.first, prompt.first + len(prompt.tokens))
+                first = length - (prompts.length - len(prompt.tokens))
+                read = attention_rows(query[own], edited_keys[own], edited_values[own], first, attention.impl.scale)
+                attended.append((slice(prompt.first + first, own.stop), read))
+        if not attended:
+            return
         # Written last, so that a failure above leaves nothing half edited.
         self._update_cache(attention, edited_keys, edited_values)
         for place, read in attended:

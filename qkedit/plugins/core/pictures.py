@@ -41,7 +41,8 @@ def remember_pictures(inputs: Mapping[str, Any], pictures: Pictures) -> None:
 
 def pictures_of(inputs: Mapping[str, Any]) -> Pictures | None:
     """Return the pictures of model inputs; None if none were stored."""
-    return getattr(inputs.get("input_ids"), _PICTURES, None)
+    # `inputs` is another name of `generate` for the tokens.
+    return getattr(inputs.get("input_ids", inputs.get("inputs")), _PICTURES, None)
 
 
 def reads_pictures(plugin: Any) -> bool:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -21,6 +21,36 @@ class Span:
 
     first: int
     end: int
+
+
+class Rotation(Protocol):
+    """The rotation by position of the keys of chosen tokens, `[G, N, H, d]` in float32."""
+
+    def back(self, states: Tensor) -> Tensor:
+        """Return keys of the cache as they were before their rotation."""
+        ...
+
+    def forth(self, states: Tensor) -> Tensor:
+        """Rotate keys as their layer does."""
+        ...
+
+
+class KeyRotations(Protocol):
+    """The rotations of a prompt's keys by layer, collected while it runs.
+
+    Attributes:
+        entered_layers: see `RequestEdit`; the layers whose arguments `see` needs.
+    """
+
+    entered_layers: frozenset[int]
+
+    def see(self, layer: int, arguments: Mapping[str, Any]) -> None:
+        """Read a layer's keyword arguments for the next columns."""
+        ...
+
+    def of(self, layer: int, rows: Tensor, columns: Tensor) -> Rotation:
+        """Return the rotation of the tokens of grids in one layer, by row `[G]` and prompt columns `[G, N]`."""
+        ...
 
 
 class StopForward(Exception):
@@ -56,6 +86,14 @@ class Prefill(ABC):
     def layer_types(self) -> list[str]:
         """The kind of each decoder layer."""
         return list(getattr(self.parts.text_config, "layer_types", None) or [])
+
+    def image_hashes(self) -> Sequence[str] | None:
+        """Return `qkedit.images.pixel_sha256` of every image, in order; None if the images are not known here."""
+        return None
+
+    @abstractmethod
+    def key_rotations(self, layers: Iterable[int]) -> KeyRotations:
+        """Return what undoes the rotation of keys in layers. Raises UnsupportedForm if that is not known."""
 
     @abstractmethod
     def preview(self, last_layer: int, observe: Callable[[int, Tensor], None] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The sources of depth: a depth model, a file, or a tensor. A map is float32 `[height, width]`.
+"""The sources of depth: a depth model, a file, a directory of files, or a tensor. A map is float32 `[height, width]`.
 
 Depth models return relative depth or its inverse, in their own units. DSCR uses only differences of standardized
 depth, so neither unit nor sign matters.
@@ -68,6 +68,41 @@ class DepthModel:
             "give the directory of a depth model of transformers, or a depth map as .npy or .png",
         )
         return processor, model.to(self.device)
+
+
+@dataclass(frozen=True)
+class DepthFiles:
+    """Depth maps in a directory, each named by its image: `<pixel_sha256>.npy` or `.png`, see `qkedit.images`."""
+
+    directory: Path
+
+    def file_of(self, image: str) -> Path:
+        """Return the depth map of an image by its hash. Raises UsageError if there is none."""
+        for ending in DEPTH_FILE_ENDINGS:
+            if (file := self.directory / f"{image}{ending}").is_file():
+                return file
+        raise UsageError(
+            f"holds no depth map {image}.npy",
+            where=str(self.directory),
+            remedy="add that of the image with these pixels",
+        )
+
+    def depth_of(self, image: str) -> Tensor:
+        """Return the depth of an image by its hash. Raises UsageError if there is no depth map of it."""
+        return read_depth(self.file_of(image))
+
+
+def depth_files(depth: object) -> DepthFiles | None:
+    """Return the depth maps in a directory; None for any other source of depth, as the directory of a depth model."""
+    if not isinstance(depth, str | Path) or not (place := Path(depth)).is_dir() or (place / "config.json").exists():
+        return None
+    return DepthFiles(place) if any(file.suffix in DEPTH_FILE_ENDINGS for file in place.iterdir()) else None
+
+
+def is_depth_model(depth: object) -> bool:
+    """Return whether a source of depth names a depth model."""
+    is_named = isinstance(depth, str | Path) and Path(depth).suffix.lower() not in DEPTH_FILE_ENDINGS
+    return is_named and depth_files(depth) is None
 
 
 def read_depth(file: str | Path) -> Tensor:

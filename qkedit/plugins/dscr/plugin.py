@@ -18,8 +18,9 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -28,9 +29,18 @@ from torch import Tensor
 
 from qkedit.checkpoint.pretrained import from_pretrained
 from qkedit.errors import UsageError
+from qkedit.images import pixel_sha256, read_image
 from qkedit.plugins.core.image_models import model_files
 from qkedit.plugins.core.option_limits import check_words
-from qkedit.plugins.dscr.depth import DEFAULT_DEPTH_MODEL, DEPTH_FILE_ENDINGS, DepthModel, checked_depth, read_depth
+from qkedit.plugins.dscr.depth import (
+    DEFAULT_DEPTH_MODEL,
+    DEPTH_FILE_ENDINGS,
+    DepthFiles,
+    DepthModel,
+    checked_depth,
+    depth_files,
+    read_depth,
+)
 from qkedit.plugins.dscr.depth_grid import WHOLE
 from qkedit.plugins.dscr.depth_views import CROPPED_OR_PADDED, View, as_picture, depth_on_grid, region_of_view, views
 from qkedit.plugins.dscr.mixing import Kernel, mixing_weights, standardized
@@ -51,7 +61,8 @@ class DSCR:
 
     Attributes:
         depth: the name or directory of a depth model, which gets the picture after the processor; a depth file
-            (`.npy`, 16-bit `.png`) of the request's only image; or a map `[height, width]` per image.
+            (`.npy`, 16-bit `.png`) of the request's only image; a directory of such files, each named by the
+            `pixel_sha256` of its image; or a map `[height, width]` per image.
         layers: layers of the decoder, such as 10-39; None for ⌊L/4⌋ … L−1.
         refine: keys, values or both.
         space: whether to mix keys in the form of the cache, or before their rotation by position.
@@ -80,9 +91,11 @@ class DSCR:
     name: ClassVar[str] = "dscr"
 
     def files_for(self, pictures: Iterable[Path]) -> list[Path]:
-        """Return the depth file, or the files of a depth model in a directory."""
+        """Return the depth file, those of these pictures in a directory, or the files of a depth model."""
         if not isinstance(self.depth, str | Path):
             return []
+        if (files := depth_files(self.depth)) is not None:
+            return [files.file_of(pixel_sha256(read_image(picture))) for picture in pictures]
         place = Path(self.depth)
         return [place] if place.is_file() else model_files(str(place)) if place.is_dir() else []
 
@@ -102,6 +115,11 @@ class DSCR:
                 raise UsageError(
                     f"{value} is negative or not finite", where=f"dscr {option}", remedy="give a value such as 0.6"
                 )
+
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether depth is found by an image's pixels; see `pictures.reads_pictures`."""
+        return depth_files(self.depth) is not None
 
     @property
     def kernel(self) -> Kernel:
@@ -126,6 +144,7 @@ class BoundDSCR:
         self._estimates: OrderedDict[bytes, Tensor] = OrderedDict()
         # Read once and immediately, so that a missing file is reported before the first request.
         self._maps = _maps_at_hand(settings.depth)
+        self._files = depth_files(settings.depth)
         self._model: DepthModel | None = None
         self._processor: Any = None
 
@@ -148,7 +167,6 @@ class BoundDSCR:
             layers=self.layers,
             keys=settings.refine in ("keys", "both"),
             values=settings.refine in ("values", "both"),
-            before_rotation=settings.space == "pre-rotation",
             blend=settings.blend,
             skip_incomplete=settings.lost_cells == "skip",
         )
@@ -156,9 +174,10 @@ class BoundDSCR:
         for extent in prefill.grids.extents:
             after_image = max(ends[extent.row] or 0, extent.last + 1)
             ends[extent.row] = after_image if settings.when == "image" else prefill.length - 1
+        unrotates = settings.space == "pre-rotation" and refinement.keys
         return CacheRefinement(
             refinement,
-            self._parts,
+            prefill.key_rotations(self.layers) if unrotates else None,
             grids,
             [weights[grid.image, grid.kind, grid.tile] for grid in grids],
             tuple(ends),
@@ -168,7 +187,7 @@ class BoundDSCR:
         """Return the depth of the cells of every grid, `[rows, columns]`, by image, kind and tile."""
         grids = prefill.grids.grids
         shown = views(self._parts.config, prefill.inputs, grids)
-        maps = self._maps
+        maps = self._maps if self._files is None else self._maps_from(self._files, prefill)
         if maps is not None and len(maps) != len(shown):
             raise UsageError(
                 f"{len(maps)} depth maps were given, but the request has {len(shown)} images",
@@ -188,6 +207,26 @@ class BoundDSCR:
                     found[image, grid.kind, grid.tile] = depth_on_grid(depth, grid, view, region)
         return found
 
+    def _maps_from(self, files: DepthFiles, prefill: Prefill) -> list[Tensor]:
+        """Return the depth maps of the images of a request, from the cache if an earlier request had them."""
+        names = prefill.image_hashes()
+        if names is None:
+            raise UsageError(
+                "the images of the request are not known here",
+                where="dscr depth",
+                remedy="answer with qkedit.generate, or call remember_pictures (docs/rivals.md)",
+            )
+        return [self._kept(name.encode(), partial(files.depth_of, name)) for name in names]
+
+    def _kept(self, key: bytes, made: Callable[[], Tensor]) -> Tensor:
+        """Return the depth of an image that was used lately, or make it."""
+        if key not in self._estimates:
+            self._estimates[key] = made()
+        self._estimates.move_to_end(key)
+        while len(self._estimates) > DEPTHS_KEPT:
+            self._estimates.popitem(last=False)
+        return self._estimates[key]
+
     def _estimate(self, view: View, device: torch.device) -> Tensor:
         """Return the depth of a picture, from the cache if an earlier request had the identical picture."""
         if self._model is None:
@@ -195,12 +234,8 @@ class BoundDSCR:
             self._model = DepthModel(str(self._settings.depth), device)
         picture = as_picture(view, self._image_processor())
         digest = hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).digest()
-        if digest not in self._estimates:
-            self._estimates[digest] = self._model.estimate(picture)
-        self._estimates.move_to_end(digest)
-        while len(self._estimates) > DEPTHS_KEPT:
-            self._estimates.popitem(last=False)
-        return self._estimates[digest]
+        model = self._model
+        return self._kept(digest, lambda: model.estimate(picture))
 
     def _image_processor(self) -> Any:
         if self._processor is None:

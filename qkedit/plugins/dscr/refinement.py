@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from qkedit.plugins.core.grid import Grid
-from qkedit.plugins.core.prefill import Span
+from qkedit.plugins.core.prefill import KeyRotations, Rotation, Span
 from qkedit.plugins.core.protocol import RequestEdit
 from qkedit.plugins.dscr.mixing import mixed, variance, without_lost
 from qkedit.plugins.dscr.report import DSCRReport, RefinementFigures
 from qkedit.plugins.transformers.cache import cache_layer, columns_held
-from qkedit.plugins.transformers.rotation import Rotation, SeenRotations, rotary_function
-
-if TYPE_CHECKING:
-    from qkedit.plugins.core.modules import VLMModules
 
 
 @dataclass(frozen=True)
@@ -28,7 +24,6 @@ class Refinement:
     layers: tuple[int, ...]
     keys: bool
     values: bool
-    before_rotation: bool
     blend: float
     skip_incomplete: bool
 
@@ -56,7 +51,7 @@ class CacheRefinement(RequestEdit):
 
     Args:
         refinement: the changes to make.
-        parts: the model's modules.
+        rotations: undoes the rotation of keys; None to mix them in the form of the cache.
         grids: the grids of the request.
         weights: w of each grid, `[N, N]`.
         refine_after: see `RequestEdit`.
@@ -65,7 +60,7 @@ class CacheRefinement(RequestEdit):
     def __init__(
         self,
         refinement: Refinement,
-        parts: VLMModules,
+        rotations: KeyRotations | None,
         grids: Sequence[Grid],
         weights: Sequence[Tensor],
         refine_after: tuple[int | None, ...],
@@ -73,19 +68,17 @@ class CacheRefinement(RequestEdit):
         self.refine_after = refine_after
         self.cached_layers = frozenset(refinement.layers)
         self._refinement = refinement
-        self._parts = parts
+        self._rotations = rotations
         self._grids = tuple(zip(grids, weights, strict=True))
-        self._rotations = SeenRotations()
         self._figures = RefinementFigures(refinement.layers, [weight for _, weight in self._grids])
         self._batches: dict[tuple[tuple[int, ...], int, torch.device], list[_Batch]] = {}
-        if refinement.before_rotation and refinement.keys:
-            for layer in refinement.layers:
-                rotary_function(parts.layers[layer].self_attn)  # refuse before anything runs
-            self.entered_layers = frozenset(refinement.layers)
+        if rotations is not None:
+            self.entered_layers = rotations.entered_layers
 
     def enter_layer(self, layer: int, arguments: Mapping[str, Any], span: Span) -> None:
         """Record the angles by which the layer rotates the columns of `span`."""
-        self._rotations.see(layer, arguments["position_embeddings"])
+        if self._rotations is not None:
+            self._rotations.see(layer, arguments)
 
     @torch.no_grad()
     def edit_cache(self, cache: Any, rows: tuple[int, ...], length: int) -> None:
@@ -97,10 +90,7 @@ class CacheRefinement(RequestEdit):
         """Refine the image tokens of `rows` in one layer; see `RequestEdit`."""
         first, lost = columns_held(layer, length)
         for batch in self._batches_without(rows, lost, index, layer.keys.device):
-            rotation = None
-            if self.entered_layers:
-                attention = self._parts.layers[index].self_attn
-                rotation = self._rotations.of(index, attention, batch.rows, batch.columns)
+            rotation = None if self._rotations is None else self._rotations.of(index, batch.rows, batch.columns)
             if self._refinement.keys:
                 kept = self._refine(layer.keys, batch, first, rotation)
             if self._refinement.values:

@@ -19,7 +19,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -30,6 +30,7 @@ from torch import nn
 from qkedit.errors import QkeditError, UsageError
 from qkedit.plugins.core.decoding import AttentionEdit, DecodingEdit, Generation
 from qkedit.plugins.core.grid import image_grids
+from qkedit.plugins.core.pictures import pictures_of, reads_pictures
 from qkedit.plugins.core.protocol import BoundPlugin, DecodingPlugin, Plugin, PrefillPlugin
 from qkedit.plugins.core.report import RequestReport
 from qkedit.plugins.transformers.attention_scores import edited_attention, in_this_branch
@@ -42,7 +43,7 @@ from qkedit.plugins.transformers.decoding import (
     prompts_in,
     with_decoding,
 )
-from qkedit.plugins.transformers.modules import is_compiled, vlm_modules
+from qkedit.plugins.transformers.modules import layers_uncompiled, vlm_modules
 from qkedit.plugins.transformers.prefill import DecoderPrefill, Forward, run_prefill
 from qkedit.plugins.transformers.request import (
     Request,
@@ -91,6 +92,7 @@ class Attachment:
         bound_plugins: dict[str, BoundPlugin] = {plugin.name: plugin.bind(self._parts) for plugin in plugins}
         self._prefill = {name: bound for name, bound in bound_plugins.items() if isinstance(bound, PrefillPlugin)}
         self._decoding = {name: bound for name, bound in bound_plugins.items() if isinstance(bound, DecodingPlugin)}
+        self._reads_pictures = any(map(reads_pictures, plugins))
         self._reports: deque[RequestReport] = deque(maxlen=REPORTS_KEPT)
         self._replaced: list[tuple[nn.Module, str, Any]] = []
         self._one_prefill = threading.RLock()
@@ -125,6 +127,8 @@ class Attachment:
             if decoder is not base:
                 self._replace(decoder, "forward", self._decode)
             self._replace(model, "_get_candidate_generator", self._guess)
+            if self._reads_pictures:
+                self._replace(model, "generate", self._generate_with_pictures)
         if self._decoding:
             # Around the other one: a branch of the model has a prefill too, and waits until this one's has ended.
             self._replace(model, "forward", self._decoding_forward)
@@ -194,7 +198,11 @@ class Attachment:
         check_request(given)
         if self._parts.model.training:
             raise UsageError("the model is in training mode", where="model", remedy="call model.eval()")
-        with self._one_prefill, self._layers_uncompiled(), self._request(given) as request:
+        with (
+            self._one_prefill,
+            layers_uncompiled(self._parts.layers),
+            self._held("request", Request(given)) as request,
+        ):
             output = original(**given)
             if not request.done:
                 raise QkeditError(
@@ -212,6 +220,11 @@ class Attachment:
             return output
         return stage.after(output, bound(original, args, kwargs) if args else kwargs)
 
+    def _generate_with_pictures(self, original: Forward, *args: Any, **kwargs: Any) -> Any:
+        """Run `generate` with its pictures at hand for the prefill."""
+        with self._held("pictures", pictures_of(bound(original, args, kwargs))):
+            return original(*args, **kwargs)
+
     def _generate(self, original: Forward, *args: Any, **kwargs: Any) -> Any:
         """Run `generate` with the additions of plug-ins to its decoding."""
         given = bound(original, args, kwargs)
@@ -225,7 +238,7 @@ class Attachment:
             for name, plugin in self._decoding.items():
                 edits[name] = plugin.start_decoding(generation)
                 ends.callback(edits[name].close)
-            ends.enter_context(self._logits_through(EditedLogits(list(edits.values()))))
+            ends.enter_context(self._held("logits", EditedLogits(list(edits.values()))))
             ends.enter_context(editing_states(self._parts.layers, given, list(edits.values())))
             ends.enter_context(observing(self._parts.layers, list(edits.values())))
             ends.enter_context(edited_attention(self._parts.text_config, given, list(edits.values()), in_branches))
@@ -244,20 +257,20 @@ class Attachment:
         """Return a branch: the unwrapped `generate`, in whose thread plug-ins edit prefills and nothing reports."""
 
         def generate(**arguments: Any) -> Any:
-            with self._logits_through(ReportedLogits(branch.forwarded)), in_this_branch(attention):
+            with self._held("logits", ReportedLogits(branch.forwarded)), in_this_branch(attention):
                 return original(**arguments)
 
         begun.append(attention)
         return (branch := LockstepBranch(self._parts.model, generate, inputs))
 
     @contextmanager
-    def _logits_through(self, stage: EditedLogits | ReportedLogits) -> Iterator[None]:
-        """Let the forward passes of this thread go through a stage."""
-        self._thread.logits = stage
+    def _held(self, name: str, value: Any) -> Iterator[Any]:
+        """Keep a value for this thread during a block: its prefill, its pictures, or the stage for its logits."""
+        setattr(self._thread, name, value)
         try:
-            yield
+            yield value
         finally:
-            self._thread.logits = None
+            setattr(self._thread, name, None)
 
     def _guess(self, original: Forward, *args: Any, **kwargs: Any) -> Any:
         """Refuse assisted generation: draft tokens would be in the prefill like a part of the prompt."""
@@ -284,7 +297,8 @@ class Attachment:
         input_ids, inputs = given["input_ids"], image_inputs(given)
         grids = image_grids(self._parts.config, input_ids, inputs)
         real = real_tokens(given.get("attention_mask"), *input_ids.shape)
-        prefill = DecoderPrefill(self._parts, grids, input_ids, real, inputs, arguments, decode)
+        pictures = getattr(self._thread, "pictures", None)
+        prefill = DecoderPrefill(self._parts, grids, input_ids, real, inputs, arguments, decode, pictures)
         request.done = True  # from here on the plug-ins call the decoder
         stopwatch = Stopwatch()
         edits = {}
@@ -309,20 +323,3 @@ class Attachment:
     def _waiting(self) -> Request | None:
         """The running prefill of this thread."""
         return getattr(self._thread, "request", None)
-
-    def _layers_uncompiled(self) -> AbstractContextManager[Any]:
-        """Run individually compiled layers uncompiled, since each request would compile them again.
-
-        Only if there are such layers: flex attention is compiled too, and slow otherwise.
-        """
-        compiled = any(is_compiled(layer) for layer in self._parts.layers)
-        return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
-
-    @contextmanager
-    def _request(self, given: Mapping[str, Any]) -> Iterator[Request]:
-        """Announce a prefill to the decoder in this thread."""
-        self._thread.request = Request(given)
-        try:
-            yield self._thread.request
-        finally:
-            self._thread.request = None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from torch import nn
 
 from qkedit.errors import UnsupportedForm, UsageError
@@ -63,3 +66,11 @@ def _compiled() -> UsageError:
         where="model",
         remedy="attach to the model before torch.compile, or compile its layers one by one",
     )
+
+
+def layers_uncompiled(layers: Iterable[Any]) -> AbstractContextManager[Any]:
+    """Run individually compiled layers uncompiled in a block, since each request would compile them again.
+
+    Only if there are such layers: flex attention is compiled too, and slow otherwise.
+    """
+    return torch.compiler.set_stance("force_eager") if any(map(is_compiled, layers)) else nullcontext()

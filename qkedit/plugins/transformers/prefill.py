@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -13,11 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from qkedit.errors import QkeditError, UnsupportedForm, UsageError
+from qkedit.images import pixel_sha256
+from qkedit.plugins.core.pictures import Pictures
 from qkedit.plugins.core.prefill import Prefill, Span, StopForward
 from qkedit.plugins.core.protocol import RequestEdit
 from qkedit.plugins.core.recorded_attention import AttentionRecorder
 from qkedit.plugins.transformers.attention import recording
 from qkedit.plugins.transformers.hooks import in_this_thread, state_of
+from qkedit.plugins.transformers.rotation import LayerRotations
 from qkedit.plugins.transformers.spans import is_bidirectional, span_arguments
 from qkedit.stopwatch import Stopwatch
 
@@ -31,9 +34,21 @@ class DecoderPrefill(Prefill):
 
     Attributes:
         decode: the decoder's own forward.
+        pictures: the pictures of the request; None if they are not known.
     """
 
     decode: Forward = field(repr=False)
+    pictures: Pictures | None = field(default=None, repr=False)
+
+    def image_hashes(self) -> Sequence[str] | None:
+        """See `Prefill.image_hashes`."""
+        if self.pictures is None:
+            return None
+        return [pixel_sha256(image) for images in self.pictures.images for image in images]
+
+    def key_rotations(self, layers: Iterable[int]) -> LayerRotations:
+        """See `Prefill.key_rotations`."""
+        return LayerRotations(self.parts, layers)
 
     def preview(self, last_layer: int, observe: Callable[[int, Tensor], None] | None = None) -> None:
         """Run the unedited decoder; see `Prefill.preview`. Raises UnsupportedForm if `last_layer` does not run."""

@@ -7,7 +7,7 @@ depend on which pairs of dimensions a family rotates.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from qkedit.errors import UnsupportedForm
+from qkedit.plugins.core.modules import VLMModules
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,33 @@ class SeenRotations:
             return chosen.to(rows.device, torch.float32)
 
         return Rotation(rotary_function(attention), gathered(cosines), gathered(sines))
+
+
+class LayerRotations:
+    """The rotations of a model's layers; see `KeyRotations`.
+
+    Args:
+        parts: the model's modules.
+        layers: the layers.
+
+    Raises:
+        UnsupportedForm: a layer does not use the usual function.
+    """
+
+    def __init__(self, parts: VLMModules, layers: Iterable[int]) -> None:
+        self._parts = parts
+        self._seen = SeenRotations()
+        self.entered_layers = frozenset(layers)
+        for layer in self.entered_layers:
+            rotary_function(parts.layers[layer].self_attn)  # refuse before anything runs
+
+    def see(self, layer: int, arguments: Mapping[str, Any]) -> None:
+        """Record the angles by which a layer rotates the next columns."""
+        self._seen.see(layer, arguments["position_embeddings"])
+
+    def of(self, layer: int, rows: Tensor, columns: Tensor) -> Rotation:
+        """Return the rotation of chosen tokens in one layer."""
+        return self._seen.of(layer, self._parts.layers[layer].self_attn, rows, columns)
 
 
 def rotary_function(attention: Any) -> Callable[..., tuple[Tensor, Tensor]]:

@@ -106,6 +106,7 @@ class ScaledKeys(RequestEdit):
 
     def __init__(self, plugin: BoundVAF, prefill: Prefill) -> None:
         self._plugin = plugin
+        self.cached_layers = frozenset(plugin.layers)
         self._image = prefill.grids.placeholders
         extents = prefill.grids.extents
         rows = range(prefill.grids.batch)
@@ -120,15 +121,18 @@ class ScaledKeys(RequestEdit):
     def edit_cache(self, cache: Any, rows: tuple[int, ...], length: int) -> None:
         """Scale the keys of `rows` in every chosen layer."""
         for index in self._plugin.layers:
-            layer = cache_layer(cache, index, VAF.name)
-            first, _ = columns_held(layer, length)
-            for row in rows:
-                factors = torch.ones(length)
-                factors[: self._first[row]] = self._plugin.before
-                factors[self._image[row, :length]] = self._plugin.image
-                held = (factors ** self._signs[row, :length])[first:].to(layer.keys.device)
-                keys = layer.keys[row, :, : len(held)]
-                keys.copy_((keys.float() * held[:, None]).to(keys.dtype))
+            self.edit_cache_layer(index, cache_layer(cache, index, VAF.name), rows, length)
+
+    def edit_cache_layer(self, index: int, layer: Any, rows: tuple[int, ...], length: int) -> None:
+        """Scale the keys of `rows` in one layer; see `RequestEdit`."""
+        first, _ = columns_held(layer, length)
+        for row in rows:
+            factors = torch.ones(length)
+            factors[: self._first[row]] = self._plugin.before
+            factors[self._image[row, :length]] = self._plugin.image
+            held = (factors ** self._signs[row, :length])[first:].to(layer.keys.device)
+            keys = layer.keys[row, :, : len(held)]
+            keys.copy_((keys.float() * held[:, None]).to(keys.dtype))
 
     def report(self) -> VAFReport:
         """Return the report."""

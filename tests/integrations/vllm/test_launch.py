@@ -75,8 +75,11 @@ def test_flags_that_do_not_go_with_plug_ins(flags: tuple[str, ...]) -> None:
 def test_what_does_not_run_on_vllm() -> None:
     with pytest.raises(UsageError, match="vcd does not run on vLLM"):
         command(plugins=(PluginSettings("vcd", {}),))
-    with pytest.raises(UsageError, match="mixed as they are cached"):
-        command(plugins=(PluginSettings("dscr", {"space": "pre-rotation"}),))
+    unrotated = PluginSettings("dscr", {"space": "pre-rotation"})
+    with pytest.raises(UsageError, match="keys that vaf has scaled are not mixed before their rotation"):
+        command(plugins=(PluginSettings("vaf", {}), unrotated))
+    assert command(plugins=(PluginSettings("scr", {}), unrotated))
+    assert command(plugins=(PluginSettings("vaf", {}), DSCR))
     with pytest.raises(UnsupportedForm, match="model type gemma3"):
         our_architecture({"model_type": "gemma3"}, "gemma")
 

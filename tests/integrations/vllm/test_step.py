@@ -222,3 +222,65 @@ def test_a_failure_leaves_the_step_unedited_and_is_counted() -> None:
     engine = Engine(lambda prefill: FailsLater())
     torch.testing.assert_close(engine.edited(), engine.forward(engine.embeddings), rtol=0, atol=0)
     assert engine.editor.counts["failed"] == 2
+
+
+@torch.no_grad()
+def test_a_prompt_that_fails_leaves_the_others_their_plug_ins() -> None:
+    def start(prefill: Prefill) -> RequestEdit:
+        if 5 in prefill.input_ids:
+            raise ValueError("no depth")
+        return Alone()
+
+    class Alone(RequestEdit):
+        edited_layers = frozenset({0})
+
+        def edit_layer(self, layer: int, hidden: Tensor, span: Span) -> Tensor:
+            assert hidden.shape == (1, 3, WIDTH)
+            return hidden + 1
+
+    engine = Engine(start)
+    found, plain = engine.edited(), engine.forward(engine.embeddings)
+    assert torch.equal(found[[0, 4, 5, 6]], plain[[0, 4, 5, 6]])
+    assert (found[1:4] != plain[1:4]).all()
+    assert (engine.editor.counts["edited"], engine.editor.counts["failed"]) == (1, 1)
+    assert engine.editor.failure == "no depth"
+
+
+class Scaled(RequestEdit):
+    """Scales the keys of the first columns in the second layer, when they are in the cache."""
+
+    cached_layers = frozenset({1})
+
+    def __init__(self, factor: float, ends: tuple[int | None, ...]) -> None:
+        self.factor, self.refine_after = factor, ends
+
+    def edit_cache_layer(self, index: int, layer: Any, rows: tuple[int, ...], length: int) -> None:
+        for row in rows:
+            layer.keys[row, :, :length] *= self.factor
+
+
+@torch.no_grad()
+def test_edits_of_one_cache_act_in_the_order_of_their_columns() -> None:
+    """The first prompt is edited after column 1 and after column 2; the second, which is padded, after column 2."""
+    engine = Engine(lambda prefill: Scaled(2.0, (1, 2)))
+    engine.editor.plugins = {**engine.editor.plugins, "other": SimpleNamespace(start=lambda _: Scaled(3.0, (2, None)))}
+    hidden, residual = engine.layers[0](engine.embeddings, None)
+    layer: Any = engine.layers[1]
+    query, key, value = (
+        layer.project(hidden + residual).unflatten(-1, (-1, SIZE)).split([HEADS, KEY_HEADS, KEY_HEADS], dim=1)
+    )
+    first, twice = key.clone(), key.clone()
+    first[1] *= 2
+    twice[1] *= 6
+    twice[2] *= 3
+    twice[5] *= 2  # column 1 of the second prompt, before which there is padding
+    state = hidden + residual
+    output = (engine.edited() - state).unflatten(1, (HEADS, SIZE))
+    torch.testing.assert_close(engine.cache(1)["keys"], twice)
+    own = slice(1, 4)
+    after_one = attention_rows(query[own], first[own], value[own], 1, 0.5)
+    after_two = attention_rows(query[own], twice[own], value[own], 2, 0.5)
+    torch.testing.assert_close(output[2], after_one[0])
+    torch.testing.assert_close(output[3], after_two[0])
+    torch.testing.assert_close(output[6], attention_rows(query[5:7], twice[5:7], value[5:7], 1, 0.5)[0])
+    torch.testing.assert_close(output[1], attention_rows(query[own], key[own], value[own], 0, 0.5)[0])
