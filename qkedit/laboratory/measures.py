@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from qkedit.demo.questions import SPLITS
-from qkedit.errors import UsageError
 from qkedit.evaluation.files.records import Item, Score
 from qkedit.evaluation.metric import Better, Meaning, Metric, Unit
 from qkedit.evaluation.statistics.intervals import Difference, Interval, holm, interval, paired
@@ -78,13 +77,6 @@ MEASURES: dict[str, Measure] = {
         ),
     )
 }
-
-
-def measure_named(name: str, where: str) -> Measure:
-    """Return a measure by its name. Raises UsageError for an unknown name."""
-    if name not in MEASURES:
-        raise UsageError(f"{name!r} is not a measure", where=where, remedy=f"choose among {', '.join(MEASURES)}")
-    return MEASURES[name]
 
 
 @dataclass(frozen=True)

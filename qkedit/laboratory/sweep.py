@@ -10,14 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from qkedit.evaluation.statistics.intervals import Difference
 from qkedit.laboratory.arms import BASE, Arm
 from qkedit.laboratory.eval_set import EvalSet, SceneRange, make_eval_set
 from qkedit.laboratory.experiment import ExperimentResults, Watch, run_experiment
-from qkedit.laboratory.measures import MEASURES, Figure, Outcome, Row, against, compare, figure
+from qkedit.laboratory.measures import MEASURES, Figure, Outcome, figure
 from qkedit.laboratory.results_file import ResultsFile
 from qkedit.laboratory.sweep_grid import SweepSettings
-from qkedit.laboratory.tuning.goal import cost, is_kept
+from qkedit.laboratory.tuning.confirmation import Confirmation, Verdict, confirmation_of
+from qkedit.laboratory.tuning.goal import cost
 from qkedit.laboratory.tuning.space import Candidate
 from qkedit.laboratory.worker import Job, ModelSpec
 
@@ -52,26 +52,6 @@ class CellResult:
 
 
 @dataclass(frozen=True)
-class Confirmation:
-    """The winner on scenes that were not used to choose it.
-
-    Attributes:
-        rows: base, winner and its controls, by every measure.
-        to_controls: by measure, the winner minus its controls.
-    """
-
-    rows: tuple[Row, ...]
-    to_controls: Mapping[str, Difference]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the confirmation as `--json` prints it."""
-        return {
-            "rows": [row.as_dict() for row in self.rows],
-            "to_controls": {name: asdict(difference) for name, difference in self.to_controls.items()},
-        }
-
-
-@dataclass(frozen=True)
 class SweepReport:
     """A finished sweep.
 
@@ -79,7 +59,7 @@ class SweepReport:
         settings: the settings of the sweep.
         base: the base's values of the objective and the guarded measures, on the first half.
         ranked: every cell, the best first; those that violate a guard last.
-        confirmation: the confirmation of the winner; None if every cell violates a guard.
+        confirmation: the best cell on the second half; None if every cell violates a guard.
         resumed: the number of results of an earlier run.
         warnings: sentences to read before trusting the figures.
     """
@@ -96,6 +76,11 @@ class SweepReport:
         """Return the best cell that does not violate a guard."""
         return self.ranked[0] if self.ranked and not self.ranked[0].broken else None
 
+    @property
+    def verdict(self) -> Verdict:
+        """What the sweep found."""
+        return Verdict.NOTHING if self.confirmation is None else self.confirmation.verdict
+
     def as_dict(self) -> dict[str, Any]:
         """Return the report as `--json` prints it."""
         return {
@@ -104,6 +89,7 @@ class SweepReport:
             "cells": [result.as_dict() for result in self.ranked],
             "winner": None if self.winner is None else self.winner.cell.as_dict(),
             "confirmation": None if self.confirmation is None else self.confirmation.as_dict(),
+            "verdict": self.verdict.value,
             "resumed": self.resumed,
         }
 
@@ -141,8 +127,11 @@ def run_sweep(
         winner = ranked[0].cell
         arms = [Arm(BASE), winner.arm(), *winner.controls(settings.control, settings.seeds)]
         again = run_experiment(model_spec, [Job(arm, second) for arm in arms], workers, file)
-        confirmation = _confirmation(again, settings, winner, second)
-    return SweepReport(settings, _values(settings, base), ranked, confirmation, resumed, results.warnings)
+        seen = make_eval_set(second)
+        own, best, *controls = (again.outcome(arm, seen, second) for arm in arms)
+        confirmation = confirmation_of(settings.goal, own, best, controls, measures=tuple(MEASURES.values()))
+    values = {measure.name: base.value(measure) for measure in settings.goal.shown}
+    return SweepReport(settings, values, ranked, confirmation, resumed, results.warnings)
 
 
 def _controls(
@@ -163,39 +152,18 @@ def rank(
         base: the outcome of the base on the same scenes.
         cells: each cell with its outcome and those of its controls.
     """
-    objective = MEASURES[settings.objective]
-    results = []
-    for cell, outcome, controls in cells:
-        values = _values(settings, outcome)
-        broken = tuple(
-            guard.measure
-            for guard in settings.guards
-            if not is_kept(
-                MEASURES[guard.measure], values[guard.measure], base.value(MEASURES[guard.measure]), guard.tolerance
-            )
+    goal = settings.goal
+    objective = goal.objective
+    results = [
+        CellResult(
+            cell,
+            {measure.name: outcome.value(measure) for measure in goal.shown},
+            figure([outcome], base, objective),
+            figure(list(controls), base, objective),
+            goal.broken(outcome, base),
         )
-        results.append(
-            CellResult(
-                cell, values, figure([outcome], base, objective), figure(list(controls), base, objective), broken
-            )
-        )
+        for cell, outcome, controls in cells
+    ]
     return tuple(
         sorted(results, key=lambda result: (bool(result.broken), cost(objective, result.values[objective.name])))
-    )
-
-
-def _values(settings: SweepSettings, outcome: Outcome) -> dict[str, float | None]:
-    wanted = dict.fromkeys([settings.objective, *(guard.measure for guard in settings.guards)])
-    return {name: outcome.value(MEASURES[name]) for name in wanted}
-
-
-def _confirmation(
-    results: ExperimentResults, settings: SweepSettings, winner: Candidate, scenes: SceneRange
-) -> Confirmation:
-    eval_set = make_eval_set(scenes)
-    base, edit = (results.outcome(arm, eval_set, scenes) for arm in (Arm(BASE), winner.arm()))
-    controls = _controls(results, settings, winner, eval_set, scenes)
-    return Confirmation(
-        compare([base, edit, *controls], base),
-        {name: against(edit, controls, measure) for name, measure in MEASURES.items()},
     )

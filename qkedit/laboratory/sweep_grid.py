@@ -9,11 +9,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from qkedit.errors import UsageError
-from qkedit.evaluation.metric import Better
 from qkedit.laboratory.arms import BASE, Arm
 from qkedit.laboratory.eval_set import SceneRange
-from qkedit.laboratory.measures import measure_named
-from qkedit.laboratory.tuning.goal import Guard
+from qkedit.laboratory.measures import MEASURES
+from qkedit.laboratory.tuning.goal import Goal, Guard, measure_at
 from qkedit.laboratory.tuning.space import Candidate, SearchSpace
 from qkedit.spectral.suppression import Channel, Control
 from qkedit.steering.steer_options import Role
@@ -61,8 +60,7 @@ class SweepSettings:
 
     def __post_init__(self) -> None:
         """Refuse settings that could not be ranked. Raises UsageError."""
-        if measure_named(self.objective, "--objective").better is Better.NEITHER:
-            raise UsageError(f"{self.objective} has no better direction", where="--objective", remedy="choose another")
+        self.goal  # noqa: B018 - refuses an objective that cannot be improved
         if self.scenes.count < 4:
             raise UsageError("each half needs two scenes", where="--scenes", remedy="give 4 or more, such as 500")
         if self.seeds < 1:
@@ -71,6 +69,11 @@ class SweepSettings:
             raise UsageError("no cell would have a control", where="--control", remedy="choose index or norm")
         for cell in self.cells():
             cell.controls(self.control, 1)  # refuses a control that the channel does not have
+
+    @property
+    def goal(self) -> Goal:
+        """The objective and the guards."""
+        return Goal(measure_at(self.objective, MEASURES, "--objective"), self.guards, MEASURES)
 
     def cells(self) -> tuple[Candidate, ...]:
         """Return the grid, with the mildest edits of the same layers first."""

@@ -167,13 +167,17 @@ def test_sweep_ranks_confirms_resumes_and_plots(pretended: None, tmp_path: Path)
     assert first.code == 0
     assert "4 cells by chair_s" in first.stdout
     assert "The best cell on 3 other scenes: layers" in first.stdout
-    assert max(map(len, first.stdout.partition("In brackets")[0].splitlines())) <= 80
+    assert "Not confirmed: on questions that did not choose it, the best cell does not certainly improve chair_s" in (
+        " ".join(first.stdout.split())
+    )
+    assert max(map(len, first.stdout.partition("Not confirmed")[0].splitlines())) <= 80
     assert b"<svg" in (tmp_path / "s.svg").read_bytes()
     document = qkedit(*request, "--json").document
     assert document["resumed"] == 13
     assert len(document["cells"]) == 4
     best = document["cells"][0]
     assert best["cell"] == document["winner"]
+    assert document["verdict"] == "not confirmed"
     values = [cell["objective"]["interval"]["value"] for cell in document["cells"]]
     assert values == sorted(values)
     assert document["confirmation"]["to_controls"]["chair_s"]["value"] is not None

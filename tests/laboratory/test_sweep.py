@@ -25,6 +25,7 @@ from qkedit.laboratory.results_file import ResultsFile
 from qkedit.laboratory.sweep import SweepReport, run_sweep
 from qkedit.laboratory.sweep_grid import SweepSettings
 from qkedit.laboratory.sweep_setup import prepare
+from qkedit.laboratory.tuning.confirmation import Verdict
 from qkedit.laboratory.tuning.goal import Guard, guards
 from qkedit.laboratory.tuning.option_lists import alternatives, names, shares, whole_numbers
 from qkedit.laboratory.tuning.space import Candidate
@@ -146,7 +147,7 @@ def test_if_every_cell_breaks_a_guard_the_second_half_is_not_used(pretended: Pre
     pretended.behaviour = {"layers": (0.1, 0.6)}
     report = run(settings())
     assert report.winner is None
-    assert report.confirmation is None
+    assert (report.confirmation, report.verdict) == (None, Verdict.NOTHING)
     first, _ = SCENES.halves()
     assert {scenes for _, scenes in pretended.jobs} == {first}
 
@@ -163,6 +164,12 @@ def test_the_second_half_is_answered_once_by_base_winner_and_controls(pretended:
     assert (base.name, winner.name, len(controls.arms)) == (BASE, name, 2)
     difference = report.confirmation.to_controls["chair_s"]
     assert difference.value == pytest.approx(0.3 - 0.45)
+    assert (report.verdict, report.confirmation.to_default) == (Verdict.CONFIRMED, {})
+    # One scene of 20 less is no certain difference, and the controls do as well.
+    pretended.behaviour = {"layers": (0.45, 0.0)}
+    report = run(settings())
+    assert report.confirmation is not None
+    assert (report.verdict, report.confirmation.beats_controls) == (Verdict.NOT_CONFIRMED, False)
 
 
 @pytest.mark.parametrize("torn", [b"", b'{"arm": {"name": "layers 0'])

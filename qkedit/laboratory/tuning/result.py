@@ -8,8 +8,8 @@ from enum import Enum
 from typing import Any
 
 from qkedit.evaluation.metric import Better
-from qkedit.evaluation.statistics.intervals import Difference
-from qkedit.laboratory.measures import Figure, Row
+from qkedit.laboratory.measures import Figure
+from qkedit.laboratory.tuning.confirmation import Confirmation, Verdict
 from qkedit.laboratory.tuning.goal import Goal, cost
 from qkedit.laboratory.tuning.space import Candidate
 from qkedit.laboratory.tuning.trial_runner import Effect
@@ -22,14 +22,6 @@ class Ended(Enum):
     GIVEN_UP = "given up"  # hopeless after some of the questions
     NO_HEAD = "no head left"  # all its heads are spared; nothing was asked
     TOO_FAR = "too far"  # moved the model by more than the largest drift; nothing was asked
-
-
-class Verdict(Enum):
-    """What a search found."""
-
-    CONFIRMED = "confirmed"
-    NOT_CONFIRMED = "not confirmed"
-    NOTHING = "nothing"  # on the first half already, nothing beats the model as it is
 
 
 @dataclass(frozen=True)
@@ -67,38 +59,6 @@ class TrialResult:
             "objective": None if self.objective is None else asdict(self.objective),
             "broken_guards": list(self.broken),
             "seconds": self.seconds,
-        }
-
-
-@dataclass(frozen=True)
-class Confirmation:
-    """The best edit on the half of the questions that was not used to choose it.
-
-    Attributes:
-        rows: base, `steer`'s default edit, best edit and its random controls, by every shown measure.
-        to_default: by measure, the best edit minus the default edit; empty if it is the default edit.
-        to_controls: by measure, the best edit minus its controls; empty without controls.
-        broken: the guards that the best edit breaks here.
-        is_better: whether the interval of the objective's difference from the base lies on the better side of 0.
-        beats_controls: likewise for the difference from the controls; None without controls.
-    """
-
-    rows: tuple[Row, ...]
-    to_default: Mapping[str, Difference]
-    to_controls: Mapping[str, Difference]
-    broken: tuple[str, ...]
-    is_better: bool
-    beats_controls: bool | None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the confirmation as `--json` prints it."""
-        return {
-            "rows": [row.as_dict() for row in self.rows],
-            "to_default": {name: asdict(one) for name, one in self.to_default.items()},
-            "to_controls": {name: asdict(one) for name, one in self.to_controls.items()},
-            "broken_guards": list(self.broken),
-            "is_better": self.is_better,
-            "beats_controls": self.beats_controls,
         }
 
 
@@ -167,10 +127,7 @@ class TuneReport:
     @property
     def verdict(self) -> Verdict:
         """What the search found."""
-        if self.confirmation is None:
-            return Verdict.NOTHING
-        kept = self.confirmation.is_better and not self.confirmation.broken
-        return Verdict.CONFIRMED if kept else Verdict.NOT_CONFIRMED
+        return Verdict.NOTHING if self.confirmation is None else self.confirmation.verdict
 
     @property
     def command(self) -> str | None:

@@ -13,9 +13,10 @@ from math import sqrt
 
 from qkedit.errors import UsageError
 from qkedit.laboratory.arms import BASE, Arm
-from qkedit.laboratory.measures import Outcome, against, compare, figure, improves
+from qkedit.laboratory.measures import Outcome, figure
+from qkedit.laboratory.tuning.confirmation import Confirmation, confirmation_of
 from qkedit.laboratory.tuning.goal import Goal, value_of
-from qkedit.laboratory.tuning.result import Confirmation, Ended, TrialResult, TuneReport
+from qkedit.laboratory.tuning.result import Ended, TrialResult, TuneReport
 from qkedit.laboratory.tuning.sampler import PastTrial, Sampler
 from qkedit.laboratory.tuning.space import ALL, Candidate, SearchSpace
 from qkedit.laboratory.tuning.trial_runner import Effect, Told, Trial, TrialRunner
@@ -217,28 +218,15 @@ class Search:
         device = self.runner.device
         edit = best.edit
         arms = [Arm(BASE), *([] if edit == self.default else [self.default.arm(device)]), edit.arm(device)]
-        arms += edit.controls(self.settings.control, self.settings.controls, device)
+        random = edit.controls(self.settings.control, self.settings.controls, device)
         outcomes: dict[str, Outcome] = {}
-        for arm in arms:
+        for arm in (*arms, *random):
             with self.runner.trial(arm) as trial:
                 told = trial.ask("confirmation", self.runner.data.confirmation)
             outcomes[arm.name] = self._outcome(arm, self.runner.data.confirmation, [told], None)
-        base, chosen = outcomes[BASE], outcomes[edit.name]
-        random = [outcomes[arm.name] for arm in arms if arm.steer and arm.steer.suppression.control != "none"]
-        shown = self.goal.shown
-        rows = compare(list(outcomes.values()), base, shown)
-        objective = self.goal.objective
-        own = next(row for row in rows if row.name == edit.name).figures[objective.name]
-        to_controls = {one.name: against(chosen, random, one) for one in shown} if random else {}
-        default = outcomes.get(self.default.name)
-        return Confirmation(
-            rows,
-            {one.name: against(chosen, [default], one) for one in shown} if default and default is not chosen else {},
-            to_controls,
-            self.goal.broken(chosen, base),
-            improves(objective, own.difference) is True,
-            improves(objective, to_controls[objective.name]) is True if random else None,
-        )
+        default = None if edit == self.default else outcomes[self.default.name]
+        controls = [outcomes[arm.name] for arm in random]
+        return confirmation_of(self.goal, outcomes[BASE], outcomes[edit.name], controls, default)
 
     def _outcome(self, arm: Arm, units: Sequence[str], told: Sequence[Told], effect: Effect | None) -> Outcome:
         answers = {key: text for part in told for key, text in part.answers.items()}

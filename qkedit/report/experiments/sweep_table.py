@@ -9,9 +9,11 @@ from rich.text import Text
 
 from qkedit.errors import counted
 from qkedit.laboratory.measures import MEASURES, Measure
-from qkedit.laboratory.sweep import CellResult, Confirmation, SweepReport
+from qkedit.laboratory.sweep import CellResult, SweepReport
+from qkedit.laboratory.tuning.confirmation import Confirmation
 from qkedit.laboratory.tuning.space import left_alone
 from qkedit.report.experiments.arms_table import STYLES
+from qkedit.report.experiments.tune_table import confirmed_or_not
 from qkedit.report.figures import Spelling, improves, tolerance
 from qkedit.report.fitting_table import FittingTable
 from qkedit.report.terminal_text import on_one_line
@@ -64,6 +66,8 @@ class SweepTables:
                 Text(spelling.difference(difference), style=STYLES[improves(measure, difference)]),
             )
         yield table
+        yield Text()
+        yield Text(confirmed_or_not(confirmation, self.report.settings.objective, "the best cell"), style="bold")
 
 
 def _ranking(

@@ -10,7 +10,8 @@ from rich.text import Text
 
 from qkedit.errors import counted
 from qkedit.laboratory.measures import Row
-from qkedit.laboratory.tuning.result import Confirmation, Ended, TrialResult, TuneReport, Verdict
+from qkedit.laboratory.tuning.confirmation import Confirmation, Verdict
+from qkedit.laboratory.tuning.result import Ended, TrialResult, TuneReport
 from qkedit.laboratory.tuning.space import Candidate
 from qkedit.report.experiments.arms_table import STYLES
 from qkedit.report.figures import Spelling, improves, tolerance
@@ -65,8 +66,19 @@ def conclusion(report: TuneReport) -> str:
             f"Nothing beats doing nothing: none of {counted(len(report.trials), 'edit')} that were tried improves "
             f"{objective} and keeps the guards. Leave the model as it is, or search another space."
         )
-    name = f"trial {report.best.number} ({report.best.edit.name})"
-    if report.verdict is Verdict.NOT_CONFIRMED:
+    sentence = confirmed_or_not(found, objective, f"trial {report.best.number} ({report.best.edit.name})")
+    return sentence if report.command is None else f"{sentence} To write the edited model:"
+
+
+def confirmed_or_not(found: Confirmation, objective: str, name: str) -> str:
+    """Return what the questions that did not choose an edit show of it.
+
+    Args:
+        found: the confirmation.
+        objective: the name of the objective.
+        name: the name of the edit.
+    """
+    if found.verdict is Verdict.NOT_CONFIRMED:
         broken = f" and breaks the guard of {', '.join(found.broken)}" if found.broken else ""
         certain = (
             f"improves {objective}"
@@ -83,7 +95,7 @@ def conclusion(report: TuneReport) -> str:
         against = " Random edits of the same size do less."
     else:
         against = " Random edits of the same size are not certainly worse, so that the gain may not be these modes'."
-    return f"Confirmed: {name} improves {objective} and keeps the guards.{against} To write the edited model:"
+    return f"Confirmed: {name} improves {objective} and keeps the guards.{against}"
 
 
 def _trials(report: TuneReport, rows: Sequence[TrialResult], plain: bool) -> FittingTable:
