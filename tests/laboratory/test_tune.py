@@ -27,7 +27,7 @@ from qkedit.laboratory.tuning.sampler import PastTrial, Sampler
 from qkedit.laboratory.tuning.search import SearchSettings
 from qkedit.laboratory.tuning.space import Candidate, SearchSpace
 from qkedit.laboratory.tuning.tune import goal_of, tune_model
-from qkedit.report.experiments.tune_plot import tune_plot
+from qkedit.report.experiments.tune_plot import groups, tune_plot
 from qkedit.report.experiments.tune_table import TuneTables, conclusion
 from qkedit.runtime.editing import edit as edited
 from qkedit.runtime.loading import LoadedModel
@@ -341,3 +341,12 @@ def test_the_command_takes_custom_questions_or_scenes(tmp_path: Path) -> None:
     assert scenes.code in (0, 3)
     assert "1 trial of 4 edits" in scenes.stdout
     assert "'sunk' cannot be protected" in qkedit("tune", *words, "--protect", "none,sunk").stderr
+
+
+def test_a_trade_off_that_breaks_a_guard_is_drawn_as_one_that_does(found: TuneReport) -> None:
+    assert found.best in found.pareto
+    broken = replace(found.best, broken=("custom.recall",))
+    trials = tuple(broken if trial is found.best else trial for trial in found.trials)
+    drawn = {label: shown for label, (shown, *_) in groups(replace(found, trials=trials, best=None)).items()}
+    assert broken in drawn["breaks a guard"]
+    assert broken not in (*drawn["trade-off"], *drawn["keeps the guards"])

@@ -54,15 +54,7 @@ def tune_plot(report: TuneReport, file_format: str) -> bytes:
         areas = plot.subplots(1, len(across), squeeze=False, sharey=True)[0]
         objective = _Axis(report.goal.objective)
         for axes, axis in zip(areas, across, strict=True):
-            pareto = {trial.number for trial in report.pareto}
-            kept = [trial for trial in finished if not trial.broken and trial.number not in pareto]
-            broken = [trial for trial in finished if trial.broken and trial.number not in pareto]
-            for trials, label, marker, colour in (
-                (kept, "keeps the guards", "o", "#9aa5b1"),
-                (broken, "breaks a guard", "x", "#c46a5a"),
-                ([trial for trial in finished if trial.number in pareto], "trade-off", "o", "#1f5fa8"),
-                ([report.best] if report.best is not None else [], f"best, {report.verdict.value}", "*", "#1f8a4c"),
-            ):
+            for label, (trials, marker, colour) in groups(report).items():
                 points = _points(trials, axis, objective)
                 if points:
                     size = 110 if marker == "*" else 26
@@ -75,6 +67,20 @@ def tune_plot(report: TuneReport, file_format: str) -> bytes:
         areas[-1].legend(fontsize=7)
         plot.supxlabel(_verdict(report), fontsize=8, fontweight="bold")
         return encoded(plot, file_format)
+
+
+def groups(report: TuneReport) -> dict[str, tuple[Sequence[TrialResult], str, str]]:
+    """Return the finished trials to draw, by the words of the legend, with marker and colour."""
+    finished = [trial for trial in report.trials if trial.ended is Ended.FINISHED]
+    kept = [trial for trial in finished if not trial.broken]
+    # An edit that breaks a guard is no choice, whatever it gains for that.
+    pareto = {trial.number for trial in report.pareto}
+    return {
+        "keeps the guards": ([trial for trial in kept if trial.number not in pareto], "o", "#9aa5b1"),
+        "breaks a guard": ([trial for trial in finished if trial.broken], "x", "#c46a5a"),
+        "trade-off": ([trial for trial in kept if trial.number in pareto], "o", "#1f5fa8"),
+        f"best, {report.verdict.value}": ([report.best] if report.best is not None else [], "*", "#1f8a4c"),
+    }
 
 
 def _verdict(report: TuneReport) -> str:
