@@ -205,8 +205,9 @@ def compare(
         if records:
             found[case]["switched off"] = float(max(compared(engine.generate(prompts, off, use_tqdm=False), plain)))
         print(name, case, found[case], file=sys.stderr, flush=True)
-    # A function of ours reaches only workers in this process.
-    if ranks == 1 and bool(engine.collective_rpc(compiled_decoders)[0]) != is_compiled:
+    if ranks > 1:
+        engine.llm_engine.engine_core.shutdown()  # else its workers wait busily beside those of the next model
+    elif bool(engine.collective_rpc(compiled_decoders)[0]) != is_compiled:
         raise SystemExit(f"{name}: --compiled is {is_compiled}, but the decoder ran otherwise")
     return found
 
