@@ -48,6 +48,7 @@ VLLM_ENABLE_V1_MULTIPROCESSING=0 measure compiled compare.py --models demo,qwen2
 VLLM_CPU_OMP_THREADS_BIND="0|1" measure ranks compare.py --models demo,qwen2_vl,internvl --ranks 2
 VLLM_ENABLE_V1_MULTIPROCESSING=0 measure edits edits.py
 measure refusals refusals.py
+VLLM_ENABLE_V1_MULTIPROCESSING=0 measure overhead overhead.py
 measure speed speed.py
 measure evaluation evaluate.py
 times > "$results/times.txt"

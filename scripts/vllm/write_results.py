@@ -82,6 +82,14 @@ def speed(results: dict[str, Any]) -> list[str]:
     return [*lines, *(f"| `{command}` | {rate:.2g} |" for command, rate in evals.items())]
 
 
+def overhead(results: dict[str, Any]) -> list[str]:
+    """Return the table of overhead.py."""
+    if "overhead" not in results:
+        return []
+    lines = ["| | milliseconds of CPU time per answer |", "|---|---|"]
+    return [*lines, *(f"| {case} | {milliseconds:.3g} |" for case, milliseconds in results["overhead"].items())]
+
+
 def run(results: dict[str, Any]) -> list[str]:
     """Return the sentence about the whole run."""
     took, cores = results["seconds"] / 60, os.cpu_count()
@@ -112,6 +120,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "run": run,
     "families": families,
     "edits": edits,
+    "overhead": overhead,
     "speed": speed,
     "evaluation": evaluation,
 }
