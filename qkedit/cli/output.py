@@ -34,6 +34,8 @@ SCHEMA = 1
 _LONG = 100
 _FEW_WORDS = 20  # characters
 _COMPACT = json.JSONEncoder(allow_nan=False)
+# Variables by which rich takes a stream for a terminal, or one that understands styles.
+_STYLED = ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 # Warnings about settings, which are read before the command that will print them begins.
 AHEAD: list[str] = []
 
@@ -119,11 +121,16 @@ class Output:
         self._print(f"{kind}: {on_one_line(str(sentence))}", stderr=True, style=styles[kind])
 
     def _print(self, text: RenderableType, *, stderr: bool = False, style: str | None = None) -> None:
-        from rich.console import Console
-
-        from qkedit.report.terminal_text import Visible
+        from qkedit.report.terminal_text import Visible, visible
 
         stream = sys.stderr if stderr else sys.stdout
+        if isinstance(text, str) and "\t" not in text and not (stream.isatty() or any(map(os.environ.get, _STYLED))):
+            # What rich would write, without its import, which is a twentieth of a short command's time.
+            with self._as_far_as_it_is_read(stream):
+                stream.write(visible(text) + "\n")
+            return
+        from rich.console import Console
+
         # A pipe has no width; wrapping at 80 would break the lines that a script greps for.
         width, wide = (None, False) if stream.isatty() else (4096, True)
         # Names of tensors and files are not markup, whatever brackets they hold.

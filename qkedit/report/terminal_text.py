@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.segment import Segment
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+    from rich.segment import Segment
 
 # Control characters except line break and tab, marks that change the writing direction, line separators, and the
 # surrogates that represent bytes of a file name that are not UTF-8.
@@ -42,6 +43,8 @@ class Visible:
     """Anything that rich can show, with every control character in it escaped."""
 
     def __init__(self, shown: RenderableType) -> None:
+        from rich.text import Text
+
         # Text itself silently drops some of them.
         self._shown = Text(visible(shown)) if isinstance(shown, str) else shown
 
@@ -50,5 +53,7 @@ class Visible:
         return self._pieces(console, options)
 
     def _pieces(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        from rich.segment import Segment
+
         for segment in console.render(self._shown, options):
             yield segment if segment.control else Segment(visible(segment.text), segment.style)
