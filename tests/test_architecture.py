@@ -40,12 +40,18 @@ ONLY = {
     "spectral": set[str](),
     "demo": set[str](),
 }
-# Parts of rooms that must not import others: the contract of plug-ins no engine, files no families.
+# The folders of single plug-ins: all in `plugins` except the interface and the engine.
+OF_PLUGINS = tuple(
+    f"qkedit.plugins.{path.parent.name}"
+    for path in sorted(PACKAGE.glob("plugins/*/__init__.py"))
+    if path.parent.name not in ("core", "transformers")
+)
+# Parts of rooms that must not import others: the interface of plug-ins no engine and no plug-in, a plug-in no other
+# plug-in, files no families.
 APART = {
-    "qkedit.plugins.core": ("qkedit.plugins.transformers", "qkedit.plugins.scr", "qkedit.plugins.dscr"),
-    "qkedit.plugins.transformers": ("qkedit.plugins.scr", "qkedit.plugins.dscr", "qkedit.plugins.measures"),
-    "qkedit.plugins.scr": ("qkedit.plugins.dscr", "qkedit.plugins.measures"),
-    "qkedit.plugins.dscr": ("qkedit.plugins.scr", "qkedit.plugins.measures"),
+    "qkedit.plugins.core": ("qkedit.plugins.transformers", *OF_PLUGINS),
+    "qkedit.plugins.transformers": OF_PLUGINS,
+    **{one: tuple(other for other in OF_PLUGINS if other != one) for one in OF_PLUGINS},
     "qkedit.checkpoint.io": ("qkedit.checkpoint.architecture",),
     "qkedit.evaluation.files": (
         "qkedit.evaluation.benchmarks",

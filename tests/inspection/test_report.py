@@ -278,14 +278,14 @@ def test_a_missing_matplotlib_is_reported_with_the_remedy(tmp_path: Path, monkey
     with pytest.raises(QkeditError, match="matplotlib is not installed") as caught:
         require_matplotlib()
     assert "qkedit[plot]" in caught.value.remedy
-    with pytest.raises(QkeditError, match=r"^--picture: matplotlib is not installed"):
-        check_plot(tmp_path / "keys.png", "--picture")
+    with pytest.raises(QkeditError, match=r"^--plot: matplotlib is not installed"):
+        check_plot(tmp_path / "keys.png", "--plot")
 
 
 def test_plots_are_checked_like_other_files(tmp_path: Path) -> None:
     for name, expected in (("keys.png", "png"), ("keys.SVG", "svg"), ("a.b.pdf", "pdf")):
-        check_plot(tmp_path / name, "--picture")
+        check_plot(tmp_path / name, "--plot")
         assert plot_format(tmp_path / name) == expected
     for name, message in (("keys.jpg", ".png or .svg or .pdf"), ("missing/keys.png", "no directory")):
-        with pytest.raises(UsageError, match=f"^--picture: .*{message}"):
-            check_plot(tmp_path / name, "--picture")
+        with pytest.raises(UsageError, match=f"^--plot: .*{message}"):
+            check_plot(tmp_path / name, "--plot")

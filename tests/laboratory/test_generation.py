@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from qkedit import DSCR, SCR
-from qkedit.laboratory import generation as answering
+from qkedit.laboratory import generation
 from qkedit.laboratory.eval_set import EvalSet
 from qkedit.laboratory.generation import EvalSetAnswers, run_eval_set
 from qkedit.laboratory.worker import one_thread
@@ -25,9 +25,9 @@ TOKENS = {"CAPTION_TOKENS": 12, "ANSWER_TOKENS": 3}
 @pytest.fixture(autouse=True)
 def short_answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name, tokens in TOKENS.items():
-        monkeypatch.setattr(answering, name, tokens)
-    monkeypatch.setattr(answering, "PROMPTS_AT_ONCE", 7)  # the last batch is smaller
-    monkeypatch.setattr(answering, "SCENES_AT_ONCE", 2)
+        monkeypatch.setattr(generation, name, tokens)
+    monkeypatch.setattr(generation, "PROMPTS_AT_ONCE", 7)  # the last batch is smaller
+    monkeypatch.setattr(generation, "SCENES_AT_ONCE", 2)
     with one_thread():  # with several threads, small steps wait for other processes of the machine
         yield
 
@@ -72,15 +72,15 @@ def test_batches_equal_single_requests_with_plugins(plugin: str) -> None:
 
 def test_images_are_shared_only_for_causal_models_without_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     eval_set, used = few_scenes(), []
-    for way in (answering._SharedPictures, answering._WholePrompts):
+    for way in (generation._SharedPictures, generation._WholePrompts):
         monkeypatch.setattr(way, "__call__", lambda self, batch, way=way: used.append(way) or [(r, "") for r in batch])
     run_eval_set(demo_model(), eval_set)
-    assert set(used) == {answering._SharedPictures}
+    assert set(used) == {generation._SharedPictures}
     used.clear()
     run_eval_set(demo_model(), eval_set, [PluginSettings("scr")])
     monkeypatch.setattr(demo_model().model.config, "model_type", "paligemma")
     run_eval_set(demo_model(), eval_set)
-    assert set(used) == {answering._WholePrompts}
+    assert set(used) == {generation._WholePrompts}
 
 
 def test_every_batch_draws_new_uniform_sources(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +90,7 @@ def test_every_batch_draws_new_uniform_sources(monkeypatch: pytest.MonkeyPatch) 
         seeds.append(plugins[0].seed)
         return [Answer("", 0, 0.0)] * len(prompts)
 
-    monkeypatch.setattr(answering, "respond_batch", note_seed)
+    monkeypatch.setattr(generation, "respond_batch", note_seed)
     run_eval_set(demo_model(), few_scenes(), [PluginSettings("scr", {"selection": "uniform", "seed": 5})])
     assert seeds == list(range(5, 5 + len(seeds)))
     assert len(seeds) > 1
