@@ -13,7 +13,15 @@ from qkedit.spectral.sink import NONE, Sink
 from qkedit.spectral.suppression import Channel, Control, Suppression
 from qkedit.steering.plan import SteerPlan, plan_for
 from qkedit.steering.run import SteerReport, run_plan
-from qkedit.steering.steer_options import ComputeDtype, Layout, OutputOptions, Spared, SteerOptions, edit_options
+from qkedit.steering.steer_options import (
+    ComputeDtype,
+    Layout,
+    OutputOptions,
+    Product,
+    Spared,
+    SteerOptions,
+    edit_options,
+)
 
 if TYPE_CHECKING:
     from qkedit.steering.engine.progress import Progress
@@ -37,6 +45,7 @@ def plan(
     allow_text_only: bool = False,
     protect: str = NONE,
     spare: Spared = "none",
+    product: Product = "raw",
     architectures: Directories | None = None,
 ) -> SteerPlan:
     """Return the plan of an edit, with what it would read, change and write, from headers and config alone.
@@ -53,7 +62,7 @@ def plan(
         262144
     """
     suppression = Suppression(k, energy, retain, channel, control, seed)
-    options = edit_options(layers, heads, suppression, device, compute_dtype, allow_text_only, protect, spare)
+    options = edit_options(layers, heads, suppression, device, compute_dtype, allow_text_only, protect, spare, product)
     with using_architectures(architectures):
         return planned_edit(model, options, spare, revision, keep_plugins)
 
@@ -88,6 +97,7 @@ def steer(
     protect: str = NONE,
     sink: Sink | None = None,
     spare: Spared = "none",
+    product: Product = "raw",
     architectures: Directories | None = None,
     progress: Progress | None = None,
 ) -> SteerReport:
@@ -123,6 +133,8 @@ def steer(
         sink: the sink of a model that is loaded already, `qkedit.sink_of(model)`.
         spare: `induction` leaves alone the heads that copy, for which the model is run on random tokens; or query
             heads by layer, such as `qkedit.copying_heads(model)` of a model that is loaded already.
+        product: `raw`: the modes are those of `W_qᵀ W_k`; or `folded`: those of the product with the gain of the norm
+            before the projections.
         architectures: directories of records in addition to qkedit's own (docs/adding-a-model.md).
         progress: called as the work advances.
 
@@ -139,7 +151,7 @@ def steer(
         4
     """
     suppression = Suppression(k, energy, retain, channel, control, seed)
-    options = edit_options(layers, heads, suppression, device, compute_dtype, allow_text_only, protect, spare)
+    options = edit_options(layers, heads, suppression, device, compute_dtype, allow_text_only, protect, spare, product)
     output = OutputOptions(Path(out), layout, link, overwrite, fsync, verify, force, follow_links, rank, keep_original)
     with using_architectures(architectures):
         planned = planned_edit(model, options, spare, revision, keep_plugins)

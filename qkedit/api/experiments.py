@@ -10,7 +10,7 @@ from qkedit.demo.scenes import HELD_OUT_SEED
 from qkedit.selection import Selection, selection_text
 from qkedit.spectral.sink import NONE, protected_directions
 from qkedit.spectral.suppression import Channel, Control, Suppression
-from qkedit.steering.steer_options import Role
+from qkedit.steering.steer_options import Product, Role
 
 if TYPE_CHECKING:
     from qkedit.laboratory.demonstration import Demonstration
@@ -28,6 +28,7 @@ def demonstrate(
     channel: Channel = "full",
     protect: str = NONE,
     spare: Role = "none",
+    product: Product = "raw",
     scenes: int = 500,
     scene_seed: int = HELD_OUT_SEED,
     world: str | None = None,
@@ -43,7 +44,7 @@ def demonstrate(
     Args:
         model: a directory, a hub id, an alias or `demo`.
         layers, heads, k, energy, retain, channel, protect: as for `steer`.
-        spare: as for `edit`.
+        spare, product: as for `edit`.
         scenes: the number of scenes.
         scene_seed: the seed of the scenes.
         world: their world, `small` or `crowded`; by default that of the embedded model, `small` for others.
@@ -69,7 +70,8 @@ def demonstrate(
     from qkedit.laboratory.worker import ModelSpec
     from qkedit.steering.steer_options import edit_options
 
-    options = edit_options(layers, heads, Suppression(k, energy, retain, channel), "cpu", protect=protect, spare=spare)
+    suppression = Suppression(k, energy, retain, channel)
+    options = edit_options(layers, heads, suppression, "cpu", protect=protect, spare=spare, product=product)
     return demonstration.demonstrate(
         ModelSpec(str(model), revision, dtype, device),
         demonstration_arms(options, seeds),
@@ -88,6 +90,7 @@ def sweep(
     retains: Sequence[float] = (0.0,),
     protect: str = NONE,
     spare: Role = "none",
+    product: Product = "raw",
     control: Control = "index",
     objective: str = "chair_s",
     no_worse: str = "recall:0.02",
@@ -111,7 +114,7 @@ def sweep(
         channels: the parts of the product.
         retains: the shares of each suppressed mode that stay.
         protect: as for `plan`, in every edit.
-        spare: as for `edit`, in every edit.
+        spare, product: as for `edit`, in every edit.
         control: the kind of the random controls, `index` or `norm`.
         objective: the measure to improve.
         no_worse: limits on how much other measures may get worse: `"MEASURE:TOLERANCE,…"` or `"none"`.
@@ -157,6 +160,7 @@ def sweep(
         scenes=SceneRange(scenes, scene_seed, world=world_name_for(str(model), world)),
         protect=protected_directions(protect),
         spare=spare,
+        product=product,
     )
     with nullcontext() if out is None else ResultsFile(Path(out), settings.as_dict()) as file:
         return run_sweep(model_spec, settings, file, workers, watch)

@@ -10,7 +10,7 @@ from qkedit.api.evaluating import local_model
 from qkedit.demo.scenes import HELD_OUT_SEED
 from qkedit.selection import Selection, selection_text
 from qkedit.spectral.suppression import Channel
-from qkedit.steering.steer_options import Role
+from qkedit.steering.steer_options import Product, Role
 
 if TYPE_CHECKING:
     from qkedit.laboratory.tuning.result import TuneReport
@@ -34,6 +34,7 @@ def tune(
     retains: Sequence[float] = (0.0, 0.5, 0.8),
     protects: Sequence[str] = ("none",),
     spares: Sequence[Role] = ("none",),
+    products: Sequence[Product] = ("raw",),
     trials: int = 60,
     controls: int = 5,
     most_drift: float | None = None,
@@ -73,6 +74,7 @@ def tune(
         retains: the shares of each suppressed mode that stay.
         protects: the query directions to leave alone, each as for `steer`: `none`, `sink` or `sink:4`.
         spares: the roles of heads to leave alone: `none`, `induction`.
+        products: the products whose modes are suppressed: `raw`, `folded`.
         trials: the number of edits to try.
         controls: the number of random controls of the best edit.
         most_drift: the largest drift in nats per token; edits with a larger one are rejected before the questions.
@@ -134,6 +136,7 @@ def tune(
         tuple(retains),
         protections(",".join(protects), "protects"),
         tuple(spares),
+        tuple(products),
     )
     return tune_model(
         local_model(model, (), (), device, dtype, batch_size, loading),

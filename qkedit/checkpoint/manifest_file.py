@@ -108,6 +108,7 @@ class RecordedOptions:
     protect: ProtectedSink | None = None
     spare: str | None = None  # the role of the heads that were left alone
     spared: dict[str, tuple[int, ...]] | None = None  # these heads, by layer
+    product: str | None = None  # `folded`; None for the product of the weights alone
 
     def __post_init__(self) -> None:
         """Refuse what nobody can have asked for."""

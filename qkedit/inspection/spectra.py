@@ -174,9 +174,11 @@ def _heads_of(
 ) -> tuple[HeadSpectrum, ...]:
     suppression, planned = plan.options.suppression, weights.planned
     turned = rotations[planned.layer.index]
-    whole = weights.product(device)
-    at_offsets = {part: weights.product(device, rotation.mT) for part, rotation in turned.items()}
-    at_zero = whole
+    stored = weights.product(device)
+    at_zero = whole = weights.with_input_gain(stored)
+    at_offsets = {
+        part: weights.with_input_gain(weights.product(device, rotation.mT)) for part, rotation in turned.items()
+    }
     if plan.options.protect:
         with tensor_named(weights):
             at_zero = without_sink(weights, whole, plan).product
@@ -193,7 +195,7 @@ def _heads_of(
         "gap_at_k": gap(found.values, found.counts, found.ranks),
         "unrealized_share": found.unrealized_share,
         "leak": found.leak,
-        "bias_share": _bias_share(weights, whole),
+        "bias_share": _bias_share(weights, stored),
     }
     without = [None] * len(planned.heads)
     lists: dict[str, list[Any]] = {
@@ -279,6 +281,8 @@ def _warnings(plan: SteerPlan, layers: tuple[LayerSpectra, ...], offset: Offset)
             f"the spectra are those of queries orthogonal to the {counted(plan.options.protect, 'direction')} that "
             "find the first token, as --protect asks"
         )
+    if plan.options.product == "folded":
+        yield "the spectra are those of products with the gain of the norm before them, as --product folded asks"
     heads = [head for layer in layers for head in layer.heads]
     near_equal = sum(head.gap_at_k is not None and head.gap_at_k < NEAR_EQUAL for head in heads)
     if near_equal:

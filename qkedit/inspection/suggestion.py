@@ -150,8 +150,9 @@ def _command(model: str, inspection: Inspection, options: SteerOptions, layers: 
     heads = f" --heads {shlex.quote(options.heads)}" if options.heads != "all" else ""
     text_only = " --allow-text-only" if options.allow_text_only else ""
     protect = f" --protect {protection_text(options.protect)}" if options.protect else ""
+    product = f" --product {options.product}" if options.product != "raw" else ""
     chosen = describe(layers).replace(" ", "")
     return (
-        f"qkedit steer {shlex.quote(model)}{revision} --layers {chosen}{heads} --k {k}{channel}{protect}{text_only} "
-        "--out ./edited"
+        f"qkedit steer {shlex.quote(model)}{revision} --layers {chosen}{heads} --k {k}{channel}{product}{protect}"
+        f"{text_only} --out ./edited"
     )

@@ -15,7 +15,7 @@ from qkedit.laboratory.measures import MEASURES
 from qkedit.laboratory.tuning.goal import Goal, Guard, measure_at
 from qkedit.laboratory.tuning.space import Candidate, SearchSpace
 from qkedit.spectral.suppression import Channel, Control
-from qkedit.steering.steer_options import Role
+from qkedit.steering.steer_options import Product, Role
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class SweepSettings:
         eval_set: the digest of the evaluation set for all of them.
         protect: the number of query directions that every cell leaves alone; see `SteerOptions`.
         spare: the role of the heads that every cell leaves alone.
+        product: the product whose modes every cell suppresses.
     """
 
     model: str
@@ -57,6 +58,7 @@ class SweepSettings:
     eval_set: str
     protect: int = 0
     spare: Role = "none"
+    product: Product = "raw"
 
     def __post_init__(self) -> None:
         """Refuse settings that could not be ranked. Raises UsageError."""
@@ -84,6 +86,7 @@ class SweepSettings:
             retains=self.retains,
             protects=(self.protect,),
             spares=(self.spare,),
+            products=(self.product,),
         )
         return space.candidates()
 
@@ -99,7 +102,7 @@ class SweepSettings:
         settings = asdict(self)
         settings["scenes"] = self.scenes.as_dict()
         settings["exam"] = settings.pop("eval_set")  # the name in all existing files
-        for name, usual in (("protect", 0), ("spare", "none")):
+        for name, usual in (("protect", 0), ("spare", "none"), ("product", "raw")):
             if settings[name] == usual:  # which these do not have
                 del settings[name]
         return settings

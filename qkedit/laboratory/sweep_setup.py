@@ -14,7 +14,7 @@ from qkedit.runtime.generation import directory_of
 from qkedit.selection import describe, select_layers
 from qkedit.spectral.suppression import Channel, Control
 from qkedit.steering.plan import make_plan
-from qkedit.steering.steer_options import Role
+from qkedit.steering.steer_options import Product, Role
 
 
 def prepare(
@@ -31,6 +31,7 @@ def prepare(
     scenes: SceneRange,
     protect: int = 0,
     spare: Role = "none",
+    product: Product = "raw",
 ) -> SweepSettings:
     """Return the settings of a sweep of `model_spec`; alternatives for the same layers are merged.
 
@@ -59,6 +60,7 @@ def prepare(
         eval_set=make_eval_set(scenes).digest(),
         protect=protect,
         spare=spare,
+        product=product,
     )
     for cell in settings.cells():
         for arm in cell.controls(control, 1):

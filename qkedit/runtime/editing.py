@@ -43,7 +43,7 @@ from qkedit.steering.engine.reading import stored_layers
 from qkedit.steering.plan import SteerPlan, make_plan
 from qkedit.steering.sources.edit_source import EditSource, open_edits
 from qkedit.steering.sources.fitting import refuse_misfits
-from qkedit.steering.steer_options import ComputeDtype, Role, SteerOptions, edit_options
+from qkedit.steering.steer_options import ComputeDtype, Product, Role, SteerOptions, edit_options
 
 Edits = str | Path | Sequence[str | Path]
 """Directories of existing edits."""
@@ -128,6 +128,7 @@ def edit(
     allow_text_only: bool = False,
     protect: str = NONE,
     spare: Role = "none",
+    product: Product = "raw",
     architectures: Directories | None = None,
 ) -> ModelEdit:
     """Suppress the dominant query-key modes of a loaded model in memory, or apply existing edits to it.
@@ -147,6 +148,7 @@ def edit(
         protect: `sink` or `sink:4` leaves alone as many query directions that find the attention sink; the model is
             run on one token to find them.
         spare: `induction` leaves alone the heads that copy; the model is run on random tokens to find them.
+        product: `raw`, or `folded` with the gain of the norm before the projections.
         architectures: directories of records in addition to qkedit's own (docs/adding-a-model.md).
 
     Returns:
@@ -158,7 +160,7 @@ def edit(
     """
     model = model_in(model)
     suppression = Suppression(k, energy, retain, channel, control, seed)
-    options = edit_options(layers, heads, suppression, device, compute_dtype, allow_text_only, protect, spare)
+    options = edit_options(layers, heads, suppression, device, compute_dtype, allow_text_only, protect, spare, product)
     if edits is not None:
         if options != SteerOptions(device=device):
             raise UsageError("existing edits do not accept options", where="edits", remedy="give one or the other")

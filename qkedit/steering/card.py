@@ -113,7 +113,8 @@ def _suppressed(options: RecordedOptions) -> str:
         directions = counted(options.protect.directions, "query direction")
         protected = f",\n  orthogonal to the {directions} that find the first token,"
     kept = f"down to {_percent(options.retain)} of their size" if options.retain else "completely"
-    product = f"{channel}the query-key product `W_qᵀ W_k` of each chosen head"
+    gain = ", with the gain of the norm before it" if options.product == "folded" else ""
+    product = f"{channel}the query-key product `W_qᵀ W_k` of each chosen head{gain}"
     return f"in {product}, {modes}{protected}\n  are suppressed {kept}"
 
 

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from qkedit.checkpoint.architecture.heads import AttentionLayer, AttentionStack
+from qkedit.checkpoint.architecture.heads import AttentionLayer, AttentionStack, HeadRows, InputGain
 from qkedit.checkpoint.architecture.layers import attention_stack
 from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from qkedit.checkpoint.io.header import TensorEntry
 from qkedit.checkpoint.manifest_file import RecordedOptions
 from qkedit.checkpoint.record_reader import as_plain
 from qkedit.checkpoint.resolve import resolve
-from qkedit.errors import UsageError
+from qkedit.errors import UnsupportedForm, UsageError
 from qkedit.selection import select_heads, select_layers
 from qkedit.spectral.sink import Sink
 from qkedit.spectral.suppression import Suppression, mode_count
@@ -22,10 +22,14 @@ from qkedit.steering.steer_options import SteerOptions
 
 @dataclass(frozen=True)
 class PlannedLayer:
-    """One attention layer and the query heads to edit in it."""
+    """One attention layer and the query heads to edit in it.
+
+    `folded` says that the modes are those of the product with the gain of the norm before it folded in.
+    """
 
     layer: AttentionLayer
     heads: tuple[int, ...]
+    folded: bool = False
 
     @property
     def key_heads(self) -> tuple[int, ...]:
@@ -35,7 +39,7 @@ class PlannedLayer:
     def by_key_head(self) -> tuple[PlannedLayer, ...]:
         """Return the layer once for each of its key heads, with the query heads that read it."""
         return tuple(
-            PlannedLayer(self.layer, tuple(head for head in self.heads if head // self.layer.group_size == key_head))
+            replace(self, heads=tuple(head for head in self.heads if head // self.layer.group_size == key_head))
             for key_head in self.key_heads
         )
 
@@ -43,9 +47,10 @@ class PlannedLayer:
     def needed_tensors(self) -> tuple[TensorEntry, ...]:
         """The tensors that the edit of the layer reads: projections, key bias and norms; a fused tensor once."""
         layer = self.layer
-        rows = [layer.query, layer.key, layer.key_bias]
+        rows: list[HeadRows | InputGain | None] = [layer.query, layer.key, layer.key_bias]
         for norm in (layer.query_norm, layer.key_norm):
             rows += [norm.gain, norm.shift] if norm else []
+        rows += [layer.input_gain] if self.folded else []
         return tuple({part.tensor.name: part.tensor for part in rows if part is not None}.values())
 
 
@@ -82,7 +87,7 @@ class SteerPlan:
             if own:
                 spared[planned.layer.index] = own
         layers = tuple(
-            PlannedLayer(planned.layer, rest)
+            replace(planned, heads=rest)
             for planned in self.layers
             if (rest := tuple(head for head in planned.heads if head not in spared.get(planned.layer.index, ())))
         )
@@ -174,13 +179,21 @@ def make_plan(checkpoint: Checkpoint, options: SteerOptions) -> SteerPlan:
 
     Raises:
         UsageError: the selection names layers or heads that the model does not have, or no control can match the edit.
-        UnsupportedForm: qkedit does not support the form of the model's projections.
+        UnsupportedForm: qkedit does not support the form of the model's projections, or no record names the norm
+            whose gain is to be folded in.
     """
     stack = attention_stack(checkpoint, allow_text_only=options.allow_text_only)
     layers = {layer.index: layer for layer in stack.layers}
     chosen = [layers[index] for index in select_layers(options.layers, stack.layer_count, sorted(layers))]
-    planned = tuple(PlannedLayer(layer, select_heads(options.heads, layer.query_heads)) for layer in chosen)
+    folded = options.product == "folded"
+    planned = tuple(PlannedLayer(layer, select_heads(options.heads, layer.query_heads), folded) for layer in chosen)
     for layer in chosen:
+        if folded and layer.input_gain is None:
+            raise UnsupportedForm(
+                "no record names the norm before the projections, whose gain would be folded in",
+                where=f"layer {layer.index}",
+                remedy="take --product raw, or add `input_norm` to the decoder's record (docs/adding-a-model.md)",
+            )
         if options.protect >= layer.head_size:
             raise UsageError(
                 f"a head has {layer.head_size} directions, and all would be protected",

@@ -17,6 +17,7 @@ from qkedit.spectral.suppression import Suppression
 ComputeDtype = Literal["float32", "float64"]
 Layout = Literal["full", "delta", "lora"]
 Role = Literal["none", "induction"]
+Product = Literal["raw", "folded"]
 Spared = Role | Mapping[int, Sequence[int]]
 """Heads to leave alone: a role, or query heads by layer."""
 
@@ -34,6 +35,7 @@ class SteerOptions:
         allow_text_only: also accept a checkpoint without vision.
         protect: the number of query directions that find the attention sink and stay as they are.
         spare: the role of the heads that stay as they are: `none`, or `induction` for those that copy.
+        product: the product whose modes are suppressed: `raw`, or `folded` with the gain of the norm before it.
     """
 
     layers: str = "mid"
@@ -44,6 +46,7 @@ class SteerOptions:
     allow_text_only: bool = False
     protect: int = 0
     spare: Role = "none"
+    product: Product = "raw"
 
     def __post_init__(self) -> None:
         """Check the options as far as possible without a model."""
@@ -56,6 +59,8 @@ class SteerOptions:
             )
         if self.spare not in get_args(Role):
             raise UsageError(f"there is no role {self.spare!r}", where="spare", remedy="choose none or induction")
+        if self.product not in get_args(Product):
+            raise UsageError(f"there is no product {self.product!r}", where="product", remedy="choose raw or folded")
         if self.protect and self.suppression.channel != "full":
             raise UsageError(
                 f"an edit of the {self.suppression.channel} channel cannot protect directions of the queries",
@@ -76,6 +81,7 @@ class SteerOptions:
             device=self.device,
             protect=ProtectedSink(directions=self.protect) if self.protect else None,
             spare=None if self.spare == "none" else self.spare,
+            product=None if self.product == "raw" else self.product,
             **suppression,
         )
 
@@ -89,6 +95,7 @@ def edit_options(
     allow_text_only: bool = False,
     protect: str = NONE,
     spare: Spared = "none",
+    product: Product = "raw",
 ) -> SteerOptions:
     """Return the options of an edit from the arguments of `qkedit.steer`. Raises UsageError for an invalid one.
 
@@ -103,6 +110,7 @@ def edit_options(
         allow_text_only,
         protected_directions(protect),
         spare if isinstance(spare, str) else "none",
+        product,
     )
 
 

@@ -44,6 +44,14 @@ class HeadNorm:
 
 
 @dataclass(frozen=True)
+class InputGain:
+    """The gain g of the norm before the projections, `[D]`: g, or 1 + g for `NormKind.ONE_PLUS_RMS`."""
+
+    kind: NormKind
+    tensor: TensorEntry
+
+
+@dataclass(frozen=True)
 class AttentionLayer:
     """One self-attention layer of the language model; query head h reads key head h // group_size."""
 
@@ -55,6 +63,7 @@ class AttentionLayer:
     key_bias: HeadRows | None = None
     query_norm: HeadNorm | None = None
     key_norm: HeadNorm | None = None
+    input_gain: InputGain | None = None  # None where no record names the norm
     rope: Rotation = Rotation.UNKNOWN
 
     @property

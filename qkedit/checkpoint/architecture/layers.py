@@ -8,13 +8,18 @@ error, never a guess.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from qkedit.checkpoint.architecture.heads import AttentionLayer, AttentionStack, SkippedLayer
+from qkedit.checkpoint.architecture.heads import AttentionLayer, AttentionStack, InputGain, SkippedLayer
 from qkedit.checkpoint.architecture.library import architectures
 from qkedit.checkpoint.architecture.mlx import stored_by_mlx
-from qkedit.checkpoint.architecture.projections import QUERY_OR_KEY_NORM, Projections, understand_layer
-from qkedit.checkpoint.architecture.schema import Decoder, Family, ProjectionLayout, Rotation
+from qkedit.checkpoint.architecture.projections import (
+    FLOAT_DTYPES,
+    QUERY_OR_KEY_NORM,
+    Projections,
+    understand_layer,
+)
+from qkedit.checkpoint.architecture.schema import Decoder, Family, NormKind, ProjectionLayout, Rotation
 from qkedit.checkpoint.architecture.text_config import TextConfig
 from qkedit.checkpoint.architecture.unsupported import (
     ADD_A_RECORD,
@@ -77,7 +82,8 @@ def attention_stack(checkpoint: Checkpoint, *, allow_text_only: bool = False) ->
             skipped.append(SkippedLayer(index, "reads the keys of an earlier layer"))
         else:
             projections = Projections(index, layout, modules[index].tensors, settings.for_layer(index), by_mlx)
-            layers.append(understand_layer(projections))
+            layer = understand_layer(projections)
+            layers.append(replace(layer, input_gain=_input_gain(checkpoint, decoder, modules[index], layer, by_mlx)))
     said = (
         _without_record(checkpoint, family, decoder, layers),
         _by_foreign_records(checkpoint, family, decoder, layout, modules),
@@ -136,6 +142,20 @@ def _modules_of(checkpoint: Checkpoint, layout: ProjectionLayout) -> dict[int, _
         module.tensors[match["tensor"]] = entry
     query = f"{layout.query.tensor}.weight"
     return {index: module for index, module in modules.items() if query in module.tensors}
+
+
+def _input_gain(
+    checkpoint: Checkpoint, decoder: Decoder, module: _Module, layer: AttentionLayer, by_mlx: bool
+) -> InputGain | None:
+    """Return the gain of the norm before the projections; None if no record names it, or it is not stored so."""
+    record = decoder.input_norm
+    if record is None:
+        return None
+    kind = record.mlx if by_mlx and record.kind is NormKind.ONE_PLUS_RMS else record.kind
+    entry = checkpoint.tensors.get(f"{module.path.rpartition('.')[0]}.{record.tensor}.weight")
+    if kind is None or entry is None or entry.shape != layer.query.tensor.shape[1:]:
+        return None
+    return InputGain(kind, entry) if entry.dtype in FLOAT_DTYPES else None
 
 
 def _layer_contents(checkpoint: Checkpoint, modules: dict[int, _Module]) -> dict[int, set[str]]:

@@ -141,6 +141,23 @@ class NormRecord:
 
 
 @dataclass(frozen=True)
+class InputNormRecord:
+    """The norm before the projections: its kind as in `HeadNorm`, and its module in the decoder's layer.
+
+    `mlx` is the kind for tensors in MLX's form; without it, `one-plus rms` is not known there.
+    """
+
+    kind: NormKind
+    tensor: str
+    mlx: NormKind | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a kind without gains."""
+        if self.kind is NormKind.L2:
+            raise ValueError("an input_norm of kind l2 has no gain to fold; leave it out")
+
+
+@dataclass(frozen=True)
 class Unrotated:
     """The layers without rotary positions.
 
@@ -195,6 +212,7 @@ class Decoder:
     rope: Rotation
     model_types: tuple[str, ...]
     norm: NormRecord | None = None
+    input_norm: InputNormRecord | None = None
     unrotated: Unrotated | None = None
     # Names of the settings with these numbers; where a model has several, the shape of each layer decides.
     key_heads: tuple[str, ...] = ("num_key_value_heads",)

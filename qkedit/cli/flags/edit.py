@@ -39,6 +39,16 @@ OldRetainOption = Annotated[
 ChannelOption = Annotated[
     str, flag("--channel", panel=EDIT, help="Part of the product to edit: full, symmetric or antisymmetric.")
 ]
+ProductOption = Annotated[
+    str,
+    flag(
+        "--product",
+        autocompletion=completion.products,
+        panel=EDIT,
+        help="Product whose modes are chosen: raw, of the weights alone, or folded, with the gain of the norm before "
+        "them.",
+    ),
+]
 ProtectOption = Annotated[
     str,
     flag(
@@ -77,6 +87,7 @@ class EditFlags(FlagGroup):
     retain: RetainOption = 0.0
     residual: OldRetainOption = None
     channel: ChannelOption = "full"
+    product: ProductOption = "raw"
     protect: ProtectOption = "none"
     spare: SpareOption = "none"
 
@@ -113,6 +124,7 @@ class EditFlags(FlagGroup):
             allow_text_only,
             self.protect,
             self.spare,  # type: ignore[arg-type]
+            self.product,  # type: ignore[arg-type]
         )
 
     def _modes(self, context: typer.Context) -> tuple[int | None, float | None]:

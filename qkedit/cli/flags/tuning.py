@@ -34,6 +34,9 @@ ChannelOption = Annotated[
     str, flag("--channel", panel=SPACE, help="Parts of the product: symmetric,full,antisymmetric.")
 ]
 RetainOption = Annotated[str, flag("--retain", panel=SPACE, help="Shares of each suppressed mode that stay: 0,0.5.")]
+ProductOption = Annotated[
+    str, flag("--product", panel=SPACE, help="Products whose modes are chosen, as for steer: raw,folded.")
+]
 ProtectOption = Annotated[
     str,
     flag(
@@ -94,6 +97,7 @@ class SpaceFlags(FlagGroup):
     energy: EnergyOption = None
     channel: ChannelOption = "symmetric,full"
     retain: RetainOption = "0,0.5,0.8"
+    product: ProductOption = "raw"
     protect: ProtectOption = "none"
     spare: SpareOption = "none"
 
@@ -111,6 +115,7 @@ class SpaceFlags(FlagGroup):
             shares(self.retain, "--retain"),
             protections(self.protect),
             names(self.spare, "--spare"),  # type: ignore[arg-type]
+            names(self.product, "--product"),  # type: ignore[arg-type]
         )
 
 

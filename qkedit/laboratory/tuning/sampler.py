@@ -179,7 +179,7 @@ class Sampler:
 
         return {
             name: CategoricalDistribution(tuple(range(len(alternatives))))
-            if name in ("heads", "channel", "spare")
+            if name in ("heads", "channel", "spare", "product")
             else IntDistribution(0, len(alternatives) - 1)
             for name, alternatives in self.space.dimensions().items()
         }

@@ -19,7 +19,7 @@ from qkedit.laboratory.arms import Arm, controls
 from qkedit.selection import describe, select_heads, select_layers
 from qkedit.spectral.sink import protection_text
 from qkedit.spectral.suppression import Channel, Control, Suppression
-from qkedit.steering.steer_options import Role, SteerOptions
+from qkedit.steering.steer_options import Product, Role, SteerOptions
 
 # The alternative that stands for every single layer, or every single head.
 EACH = "each"
@@ -28,10 +28,12 @@ ALL = "all"
 MILDEST_FIRST: tuple[Channel, ...] = ("symmetric", "antisymmetric", "full")
 
 
-def left_alone(protect: int, spare: Role) -> str:
-    """Return what an edit leaves alone, to be put behind its other options: `, protect sink:4, spare induction`."""
+def less_usual(product: Product, protect: int, spare: Role) -> str:
+    """Return an edit's less usual options, to be put behind the others: `, folded, protect sink:4, spare induction`."""
+    folded = f", {product}" if product != "raw" else ""
     protected = f", protect {protection_text(protect)}" if protect else ""
-    return f"{protected}, spare {spare}" if spare != "none" else protected
+    spared = f", spare {spare}" if spare != "none" else ""
+    return f"{folded}{protected}{spared}"
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Candidate:
     retain: float
     protect: int = 0
     spare: Role = "none"
+    product: Product = "raw"
 
     @property
     def modes(self) -> str:
@@ -56,8 +59,8 @@ class Candidate:
     def name(self) -> str:
         """The name of the edit for people, unique in a space."""
         heads = "" if self.heads == ALL else f", heads {self.heads}"
-        alone = left_alone(self.protect, self.spare)
-        return f"layers {self.layers}{heads}, {self.modes}, {self.channel}, retain {self.retain:g}{alone}"
+        others = less_usual(self.product, self.protect, self.spare)
+        return f"layers {self.layers}{heads}, {self.modes}, {self.channel}, retain {self.retain:g}{others}"
 
     def options(self, device: str = "cpu") -> SteerOptions:
         """Return the options of `steer` for this edit."""
@@ -69,6 +72,7 @@ class Candidate:
             device=device,
             protect=self.protect,
             spare=self.spare,
+            product=self.product,
         )
 
     def arm(self, device: str = "cpu") -> Arm:
@@ -85,6 +89,7 @@ class Candidate:
         words += ["--layers", self.layers, *([] if self.heads == ALL else ["--heads", self.heads])]
         words += ["--k", str(self.k)] if self.energy is None else ["--energy", repr(self.energy)]
         words += [] if self.channel == "full" else ["--channel", self.channel]
+        words += [] if self.product == "raw" else ["--product", self.product]
         words += [] if self.retain == 0 else ["--retain", repr(self.retain)]
         words += ["--protect", protection_text(self.protect)] if self.protect else []
         words += [] if self.spare == "none" else ["--spare", self.spare]
@@ -108,6 +113,7 @@ class SearchSpace:
         retains: kept shares of each mode.
         protects: numbers of protected query directions; those above 0 are for the full channel alone.
         spares: roles of the heads that are left alone.
+        products: products whose modes are suppressed.
     """
 
     layers: tuple[str, ...]
@@ -118,6 +124,7 @@ class SearchSpace:
     retains: tuple[float, ...] = (0.0,)
     protects: tuple[int, ...] = (0,)
     spares: tuple[Role, ...] = ("none",)
+    products: tuple[Product, ...] = ("raw",)
 
     def __post_init__(self) -> None:
         """Refuse values that no edit can have. Raises UsageError."""
@@ -125,10 +132,10 @@ class SearchSpace:
             raise UsageError("no number of modes is given", where="--k", remedy="give --k 1,4 or --energy 0.1,0.3")
         for channel in self.channels:
             Suppression(channel=channel)
-        for (k, energy), (channel, protect), retain, spare in product(
-            self._modes(), self._parts(), self.retains, self.spares
+        for (k, energy), (channel, protect), retain, spare, kind in product(
+            self._modes(), self._parts(), self.retains, self.spares, self.products
         ):
-            Candidate("0", ALL, k, energy, channel, retain, protect, spare).options()
+            Candidate("0", ALL, k, energy, channel, retain, protect, spare, kind).options()
 
     def __len__(self) -> int:
         """Return the number of edits."""
@@ -137,12 +144,13 @@ class SearchSpace:
     def candidates(self) -> tuple[Candidate, ...]:
         """Return all edits, the mildest of the same layers first."""
         return tuple(
-            Candidate(layers, heads, k, energy, channel, retain, protect, spare)
-            for layers, heads, (channel, protect), spare, (k, energy), retain in product(
+            Candidate(layers, heads, k, energy, channel, retain, protect, spare, kind)
+            for layers, heads, (channel, protect), spare, kind, (k, energy), retain in product(
                 self.layers,
                 self.heads,
                 self._parts(),
                 sorted(self.spares, key="none".__eq__),
+                self.products,
                 self._modes(),
                 sorted(self.retains, reverse=True),
             )
@@ -157,15 +165,15 @@ class SearchSpace:
             "channel": self._parts(),
             "retain": sorted(self.retains),
             "spare": self.spares,
+            "product": self.products,
         }
 
     def at(self, places: Mapping[str, int]) -> Candidate:
         """Return the edit with the alternatives at these places of the dimensions."""
         chosen = {name: alternatives[places[name]] for name, alternatives in self.dimensions().items()}
         (k, energy), (channel, protect) = chosen["modes"], chosen["channel"]
-        return Candidate(
-            chosen["layers"], chosen["heads"], k, energy, channel, chosen["retain"], protect, chosen["spare"]
-        )
+        plain = {name: chosen[name] for name in ("layers", "heads", "retain", "spare", "product")}
+        return Candidate(k=k, energy=energy, channel=channel, protect=protect, **plain)
 
     def places(self, edit: Candidate) -> dict[str, int]:
         """Return the places of an edit's alternatives in the dimensions. Raises ValueError for another edit."""

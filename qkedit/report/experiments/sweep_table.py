@@ -11,7 +11,7 @@ from qkedit.errors import counted
 from qkedit.laboratory.measures import MEASURES, Measure
 from qkedit.laboratory.sweep import CellResult, SweepReport
 from qkedit.laboratory.tuning.confirmation import Confirmation
-from qkedit.laboratory.tuning.space import left_alone
+from qkedit.laboratory.tuning.space import less_usual
 from qkedit.report.experiments.arms_table import STYLES
 from qkedit.report.experiments.tune_table import confirmed_or_not
 from qkedit.report.figures import Spelling, improves, tolerance
@@ -107,9 +107,9 @@ def _title(report: SweepReport, spelling: Spelling) -> str:
     settings = report.settings
     first, _ = settings.scenes.halves()
     base = spelling.value(report.base[settings.objective])
-    alone = left_alone(settings.protect, settings.spare)
+    others = less_usual(settings.product, settings.protect, settings.spare)
     return (
-        f"{on_one_line(settings.model)}: {counted(len(report.ranked), 'cell')}{alone} by {settings.objective} "
+        f"{on_one_line(settings.model)}: {counted(len(report.ranked), 'cell')}{others} by {settings.objective} "
         f"(base {base}{' %' if spelling.measure.is_share else ''}), chosen on {counted(first.count, 'scene')}"
     )
 

@@ -141,9 +141,10 @@ def _trials(report: TuneReport, rows: Sequence[TrialResult], plain: bool) -> Fit
 
 
 def _part(edit: Candidate) -> str:
-    """Return the channel, and behind it what the edit leaves alone: `full sink:8`, `symm induction`."""
+    """Return the channel, and behind it the less usual options: `full sink:8`, `symm induction`, `full folded`."""
     protected = [protection_text(edit.protect)] if edit.protect else []
-    return " ".join([edit.channel[:4], *protected, *([] if edit.spare == "none" else [edit.spare])])
+    others = [name for name in (edit.spare, edit.product) if name not in ("none", "raw")]
+    return " ".join([edit.channel[:4], *protected, *others])
 
 
 def _confirmation(report: TuneReport, found: Confirmation, plain: bool) -> RenderResult:

@@ -118,12 +118,15 @@ def _edit_heads(weights: LayerWeights, plan: SteerPlan, device: torch.device, fa
     """Edit the planned heads of `weights` in place: no head's mathematics needs another head's queries."""
     planned, suppression = weights.planned, plan.options.suppression
     product = weights.product(device)
+    # An update names directions by rows of queries and keys, so that of a folded product is one of the queries:
+    # W_q' G = W_q G + L (R_q W_q G + R_k W_k G), and G cancels.
+    decomposed = weights.with_input_gain(product)
     draws = ModeDraws(suppression.seed, planned.layer.index, planned.heads)
     try:
         if plan.options.protect:
-            edit = without_sink(weights, product, plan).suppress(suppression, draws)
+            edit = without_sink(weights, decomposed, plan).suppress(suppression, draws)
         else:
-            edit = suppress(product, suppression, draws)
+            edit = suppress(decomposed, suppression, draws)
     except NonFiniteWeightError as error:
         raise non_finite_weights(planned.layer, error) from None
     except UnmatchedControlError as error:

@@ -14,7 +14,7 @@ from qkedit.checkpoint.architecture.heads import HeadNorm, HeadRows
 from qkedit.checkpoint.architecture.schema import NormKind
 from qkedit.checkpoint.io.header import TensorEntry
 from qkedit.checkpoint.io.source import CheckpointFiles
-from qkedit.spectral.factors import on_device
+from qkedit.spectral.factors import on_device, product_dtype
 from qkedit.spectral.norms import fold_keys, norm_map
 from qkedit.spectral.product import QKProduct
 from qkedit.steering.engine.reading import StoredLayer, read_bytes
@@ -56,6 +56,22 @@ class LayerWeights:
         keys, key_head = self._folded(self._rows(self.planned.layer.key, self.planned.key_heads), between=rotation)
         query = self._rows(self.planned.layer.query, self.planned.heads)
         return QKProduct(on_device(query, device), on_device(keys, device), key_head)
+
+    def with_input_gain(self, product: QKProduct) -> QKProduct:
+        """Return `G W_qᵀ W_k G`, the product of the states before the gain g of their norm, with `G = diag g`.
+
+        Its modes are those of the plan's product; `W_qᵀ W_k` itself is returned where the plan does not fold.
+        """
+        gain = self.planned.layer.input_gain
+        if not self.planned.folded or gain is None:
+            return product
+        factor = self.tensors[gain.tensor.name].flatten().double() + (gain.kind is NormKind.ONE_PLUS_RMS)
+
+        def folded(rows: Tensor) -> Tensor:
+            dtype = product_dtype(rows.device)
+            return rows.to(dtype) * factor.to(rows.device, dtype)
+
+        return QKProduct(folded(product.query), folded(product.key), product.key_head)
 
     def query_constant_seen_by_keys(self) -> Tensor | None:
         """Return `(F_k W_k)ᵀ (F_q b_q + s_q)`, float64 `[H, D]`; None where queries have neither bias nor shift.

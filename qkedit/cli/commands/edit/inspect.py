@@ -11,7 +11,15 @@ import typer
 
 from qkedit.cli.bases import split_revision
 from qkedit.cli.delivery import deliver
-from qkedit.cli.flags.edit import ChannelOption, EditFlags, HeadsOption, LayersOption, ProtectOption, SpareOption
+from qkedit.cli.flags.edit import (
+    ChannelOption,
+    EditFlags,
+    HeadsOption,
+    LayersOption,
+    ProductOption,
+    ProtectOption,
+    SpareOption,
+)
 from qkedit.cli.flags.flag import flag
 from qkedit.cli.flags.model import ArchitecturesOption, DeviceOption, ModelFlags, TextOnlyOption
 from qkedit.cli.output import Output, command
@@ -43,6 +51,7 @@ def inspect(
         flag("--energy", panel=VIEW, help="Instead of --k: as many modes as carry this share of the energy."),
     ] = None,
     channel: ChannelOption = "full",
+    product: ProductOption = "raw",
     protect: ProtectOption = "none",
     spare: SpareOption = "none",
     offset: Annotated[
@@ -84,7 +93,7 @@ def inspect(
 
         files = _Files(csv, plot, html)
         files.check(as_json=output.as_json)
-        edit = EditFlags(layers, heads, k, energy, channel=channel, protect=protect, spare=spare)
+        edit = EditFlags(layers, heads, k, energy, channel=channel, product=product, protect=protect, spare=spare)
         request = edit.request(context, output, device=device, allow_text_only=allow_text_only)
         name, revision, place = model.name(context), model.revision, parse_offset(offset)
         if compare != BASE and not on_command_line(context, "base"):
@@ -93,7 +102,8 @@ def inspect(
             if compare not in (None, BASE) and base is not None:
                 raise UsageError("both name a model to compare with", where="--compare, --base", remedy="give one")
             without = {"--offset": any(place), "--suggest": suggest, "--plot": plot, "--html": html}
-            for flag, given in {**without, "--protect": request.protect, "--spare": spare != "none"}.items():
+            without |= {"--product": product != "raw", "--protect": bool(request.protect), "--spare": spare != "none"}
+            for flag, given in without.items():
                 if given:
                     raise UsageError(
                         "is not available in a comparison", where=flag, remedy="inspect one model at a time"

@@ -36,6 +36,8 @@ def plan_in_words(plan: SteerPlan, target: OutputOptions | None) -> str:
         modes += f" among those orthogonal to the {protected} that find the first token (found by a run on one token)"
     left = f"leaving {wanted.retain:.6g} of each" if wanted.retain else "completely"
     product = "query-key product" if wanted.channel == "full" else f"query-key product's {wanted.channel} part"
+    if plan.options.product == "folded":
+        product += ", with the gain of the norm before it folded in"
     layers = [planned.layer.index for planned in plan.layers]
     spared = ", except those that copy (found by a run on random tokens)" if plan.options.spare != "none" else ""
     heads = sum(len(planned.heads) for planned in plan.layers)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qkedit.cli.delivery import deliver, plot_file
-from qkedit.cli.flags.edit import ProtectOption, SpareOption, share_that_stays
+from qkedit.cli.flags.edit import ProductOption, ProtectOption, SpareOption, share_that_stays
 from qkedit.cli.flags.flag import flag
 from qkedit.cli.flags.laboratory import ExperimentFlags
 from qkedit.cli.flags.model import ArchitecturesOption, ModelFlags
@@ -43,6 +43,7 @@ def sweep(
     residual: Annotated[
         str | None, flag("--residual", help="The same as --retain, by its old name.", hidden=True)
     ] = None,
+    product: ProductOption = "raw",
     protect: ProtectOption = "none",
     spare: SpareOption = "none",
     control: Annotated[
@@ -108,6 +109,7 @@ def sweep(
             scenes=experiment.scene_range(model_spec.model),
             protect=protected_directions(protect),
             spare=spare,  # type: ignore[arg-type]  # checked where it is used
+            product=product,  # type: ignore[arg-type]
         )
         if out is not None:
             output.after_interruption = f"{GO_ON} from what {out} holds"
