@@ -313,6 +313,13 @@ def test_spared_heads_are_part_of_the_experiment(pretended: Pretended) -> None:
     assert "4 cells, protect sink:3, spare induction by chair_s" in shown.getvalue()
 
 
+def test_a_folded_product_is_part_of_the_experiment_and_of_cells_and_controls() -> None:
+    folded = settings(product="folded")
+    assert folded.as_dict() == settings().as_dict() | {"product": "folded"}
+    arms = [arm for cell in folded.cells() for arm in (cell.arm(), *cell.controls("index", 2))]
+    assert {arm.steer.product for arm in arms if arm.steer} == {"folded"}
+
+
 def test_protection_is_part_of_the_experiment_and_of_cells_and_controls() -> None:
     plain, protected = settings(), settings(protect=3)
     assert "protect" not in plain.as_dict()  # files begun without the option can be resumed

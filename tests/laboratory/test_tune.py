@@ -297,9 +297,20 @@ def test_the_printed_command_makes_the_edit() -> None:
         "qkedit steer 'my model' --layers '0-1, 3' --heads 2 --energy 0.25 --channel symmetric --retain 0.5 "
         "--out ./edited"
     )
-    alone = Candidate("3", "all", 2, None, "full", 0.0, 4, "induction")
-    assert alone.name == "layers 3, k 2, full, retain 0, protect sink:4, spare induction"
-    assert alone.command("m") == "qkedit steer m --layers 3 --k 2 --protect sink:4 --spare induction --out ./edited"
+    other = Candidate("3", "all", 2, None, "full", 0.0, 4, "induction", "folded")
+    assert other.name == "layers 3, k 2, full, retain 0, folded, protect sink:4, spare induction"
+    assert other.command("m") == (
+        "qkedit steer m --layers 3 --k 2 --product folded --protect sink:4 --spare induction --out ./edited"
+    )
+    assert other.options().product == "folded"
+
+
+def test_both_products_are_alternatives() -> None:
+    space = SearchSpace(("2",), ks=(4,), products=("raw", "folded"))
+    assert [edit.product for edit in space.candidates()] == ["raw", "folded"]
+    assert all(space.at(space.places(edit)) == edit for edit in space.candidates())
+    with pytest.raises(UsageError, match="there is no product 'fold'"):
+        SearchSpace(("2",), products=("fold",))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("text", ["hr:x", "hr", "beauty:0.1", "hr:-1", "hr:2"])
@@ -336,10 +347,10 @@ def test_the_command_takes_custom_questions_or_scenes(tmp_path: Path) -> None:
     assert len(result.document["trials"]) == 1
     missing = qkedit("tune", *asked, *words)
     assert (missing.code, "no objective is named" in missing.stderr) == (2, True)
-    words += ["--protect", "none,sink:4", "--spare", "none,induction"]
+    words += ["--protect", "none,sink:4", "--spare", "none,induction", "--product", "raw,folded"]
     scenes = qkedit("tune", "--scenes", "4", *words, "--drift-images", "0", "--out", tmp_path / "s.jsonl")
     assert scenes.code in (0, 3)
-    assert "1 trial of 4 edits" in scenes.stdout
+    assert "1 trial of 8 edits" in scenes.stdout
     assert "'sunk' cannot be protected" in qkedit("tune", *words, "--protect", "none,sunk").stderr
 
 

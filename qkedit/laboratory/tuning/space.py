@@ -29,7 +29,7 @@ MILDEST_FIRST: tuple[Channel, ...] = ("symmetric", "antisymmetric", "full")
 
 
 def less_usual(product: Product, protect: int, spare: Role) -> str:
-    """Return an edit's less usual options, to be put behind the others: `, folded, protect sink:4, spare induction`."""
+    """Return an edit's less usual options, to be put behind the others: `, folded, protect sink:4`."""
     folded = f", {product}" if product != "raw" else ""
     protected = f", protect {protection_text(protect)}" if protect else ""
     spared = f", spare {spare}" if spare != "none" else ""

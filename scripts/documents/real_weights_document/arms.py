@@ -6,15 +6,16 @@ from dataclasses import replace
 
 from qkedit.laboratory.arms import Arm, controls
 from qkedit.spectral.suppression import Control, Suppression
-from qkedit.steering.steer_options import SteerOptions
+from qkedit.steering.steer_options import Product, SteerOptions
 
 SEEDS = 5
 MIDDLE = "10-20"
 DEFAULT = SteerOptions(MIDDLE, device="cpu", allow_text_only=True)
 
 
-def _with(name: str, layers: str = MIDDLE, **suppression: object) -> Arm:
-    return Arm(name, replace(DEFAULT, layers=layers, suppression=Suppression(**suppression)))  # type: ignore[arg-type]
+def _with(name: str, layers: str = MIDDLE, product: Product = "raw", **suppression: object) -> Arm:
+    options = replace(DEFAULT, layers=layers, product=product)
+    return Arm(name, replace(options, suppression=Suppression(**suppression)))  # type: ignore[arg-type]
 
 
 EDIT = Arm("k 4", DEFAULT)
@@ -22,6 +23,7 @@ SYMMETRIC = _with("k 4, symmetric", channel="symmetric")
 PROTECTED = tuple(Arm(f"k 4, protect sink:{count}", replace(DEFAULT, protect=count)) for count in (8, 4, 1))
 SPARED = Arm("k 4, spare induction", replace(DEFAULT, spare="induction"))
 BOTH = Arm("k 4, protect sink:8, spare induction", replace(DEFAULT, protect=8, spare="induction"))
+FOLDED = Arm("k 4, folded", replace(DEFAULT, product="folded"))
 EDITS = (
     SYMMETRIC,
     EDIT,
@@ -33,6 +35,9 @@ EDITS = (
     *PROTECTED,
     SPARED,
     BOTH,
+    FOLDED,
+    _with("k 4, folded, symmetric", channel="symmetric", product="folded"),
+    *(_with(f"k 4, layer {layer}", str(layer)) for layer in (10, 14, 17, 20)),
     _with("k 4, layers 1-9", "1-9"),
     _with("k 4, layers 20-29", "20-29"),
     _with("all modes: queries zeroed", energy=1.0),
@@ -49,10 +54,12 @@ CONTROLS: dict[str, tuple[Arm, tuple[Arm, ...]]] = {
     for edit, seeds in (
         _controls(EDIT, "index"),
         _controls(EDIT, "norm"),
+        _controls(SYMMETRIC, "index"),
+        _controls(PROTECTED[0], "index"),
     )
 }
 # The most informative ones first, since a run may be interrupted.
-FIRST = (SYMMETRIC, EDIT, PROTECTED[0], SPARED, BOTH)
+FIRST = (SYMMETRIC, EDIT, PROTECTED[0], SPARED, BOTH, FOLDED)
 ARMS = (
     *FIRST,
     *(arm for same in zip(*(seeds for _, seeds in CONTROLS.values()), strict=True) for arm in same),

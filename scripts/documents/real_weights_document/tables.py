@@ -15,7 +15,7 @@ from qkedit.report.spectra.summary import layer_row
 from qkedit.selection import describe, select_layers
 from qkedit.steering.plan import plan_for
 from qkedit.steering.steer_options import SteerOptions
-from real_weights_document.arms import CONTROLS, EDIT, EDITS, MIDDLE, PROTECTED, SPARED, SYMMETRIC
+from real_weights_document.arms import CONTROLS, EDIT, EDITS, FOLDED, MIDDLE, PROTECTED, SPARED, SYMMETRIC
 from real_weights_document.measures import COPYING, GRAMMAR, LOSS, SAME, having, pooled
 from real_weights_document.results import Results
 
@@ -78,7 +78,8 @@ def cost_lines(results: Results) -> Iterator[str]:
     yield "|:--|--:|--:|--:|--:|"
     for name, (edit, items) in pools.items():
         yield _between(edit.name, name.partition(" of ")[0], known[edit.name], items)
-    for edit, other in ((SYMMETRIC, EDIT), (PROTECTED[0], EDIT), (SPARED, EDIT), (SYMMETRIC, PROTECTED[0])):
+    pairs = ((SYMMETRIC, EDIT), (PROTECTED[0], EDIT), (SPARED, EDIT), (FOLDED, EDIT), (SYMMETRIC, PROTECTED[0]))
+    for edit, other in pairs:
         if edit.name in known and other.name in known:
             yield _between(edit.name, other.name, known[edit.name], known[other.name])
 
