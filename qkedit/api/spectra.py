@@ -10,7 +10,7 @@ from qkedit.checkpoint.architecture.library import Directories, using_architectu
 from qkedit.selection import Selection
 from qkedit.spectral.sink import NONE
 from qkedit.spectral.suppression import Channel, Suppression
-from qkedit.steering.steer_options import Spared, edit_options
+from qkedit.steering.steer_options import Product, Spared, edit_options
 
 if TYPE_CHECKING:
     from qkedit.inspection.comparison import Comparison
@@ -31,6 +31,7 @@ def inspect(
     revision: str | None = None,
     protect: str = NONE,
     spare: Spared = "none",
+    product: Product = "raw",
     architectures: Directories | None = None,
 ) -> Inspection:
     """Return the spectra of a checkpoint's query-key products, without writing anything.
@@ -43,6 +44,7 @@ def inspect(
         offset: query position − key position; three numbers for time, height and width.
         device, revision: as for `steer`.
         protect, spare: as for `steer`: the spectra are those without these directions and heads.
+        product: as for `steer`.
         architectures: as for `steer`.
 
     Raises:
@@ -55,7 +57,9 @@ def inspect(
     from qkedit.inspection.spectra import inspect as inspect_plan
 
     suppression = Suppression(k, energy, channel=channel)
-    options = edit_options(layers, heads, suppression, device, allow_text_only=True, protect=protect, spare=spare)
+    options = edit_options(
+        layers, heads, suppression, device, allow_text_only=True, protect=protect, spare=spare, product=product
+    )
     with using_architectures(architectures):
         planned = after_a_run(planned_edit(model, options, spare, revision), model, revision)
         return inspect_plan(planned, (offset, offset, offset) if isinstance(offset, int) else offset)
@@ -70,12 +74,13 @@ def suggest(
     device: str = "auto",
     revision: str | None = None,
     protect: str = NONE,
+    product: Product = "raw",
     architectures: Directories | None = None,
 ) -> Suggestion:
     """Propose layers and k for `steer` from the spectra alone: a heuristic, and a place to start.
 
     Args:
-        model, layers, heads, channel, device, revision, protect, architectures: as for `inspect`.
+        model, layers, heads, channel, device, revision, protect, product, architectures: as for `inspect`.
 
     Returns:
         The layers and k with their reason; `layers` is empty where no layer stands out.
@@ -90,7 +95,8 @@ def suggest(
     from qkedit.inspection.spectra import inspect as inspect_plan
     from qkedit.inspection.suggestion import suggest as suggest_from
 
-    options = edit_options(layers, heads, Suppression(channel=channel), device, allow_text_only=True, protect=protect)
+    suppression = Suppression(channel=channel)
+    options = edit_options(layers, heads, suppression, device, allow_text_only=True, protect=protect, product=product)
     with using_architectures(architectures):
         planned = after_a_run(planned_edit(model, options, "none", revision), model, revision)
         return suggest_from(inspect_plan(planned), planned.options, str(model))

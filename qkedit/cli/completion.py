@@ -80,6 +80,7 @@ OF_FLAGS: dict[str, Completer] = {
     "--link": links,
     "--model": models,
     "--plugin": plugins,
+    "--product": products,
     "--protect": protections,
     "--quantization": quantizations,
     "--spare": roles,

@@ -39,6 +39,7 @@ ALTERNATIVES = {
     "energy": "energies",
     "channel": "channels",
     "retain": "retains",
+    "product": "products",
     "protect": "protects",
     "spare": "spares",
 }

@@ -43,7 +43,6 @@ ProductOption = Annotated[
     str,
     flag(
         "--product",
-        autocompletion=completion.products,
         panel=EDIT,
         help="Product whose modes are chosen: raw, of the weights alone, or folded, with the gain of the norm before "
         "them.",
