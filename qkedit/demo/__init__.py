@@ -6,7 +6,7 @@ from pathlib import Path
 
 DEMO = "demo"
 CROWDED_DEMO = "demo-crowded"
-DEMOS = (DEMO,)
+DEMOS = (DEMO, CROWDED_DEMO)
 # The directory of each model, in this one.
 _DIRECTORIES = {DEMO: "checkpoint", CROWDED_DEMO: "crowded_checkpoint"}
 

@@ -133,13 +133,9 @@ def write_checkpoint(model: torch.nn.Module, out: Path, results: str, world: Wor
 def same_settings(settings: Settings, work: Path) -> None:
     """Raise SystemExit if the directory holds a run with other settings, whose steps would have been different."""
     file, now = work / "settings.json", asdict(settings)
-    if file.exists() and (before := json.loads(file.read_text())) != now:
-        old = Settings(**before)
-        steps_done = _steps_done(work / "language.pt")
-        if replace(old, language_steps=settings.language_steps) != settings or steps_done > min(
-            old.language_fall_begins, settings.language_fall_begins
-        ):
-            raise SystemExit(f"{work} holds a run with other settings ({before}): name another directory with --work")
+    before = json.loads(file.read_text()) if file.exists() else now
+    if before != now and _steps_done(work / "language.pt") > Settings(**before).shared_steps(settings):
+        raise SystemExit(f"{work} holds a run with other settings ({before}): name another directory with --work")
     write_text(file, json.dumps(now, indent=2) + "\n")
 
 

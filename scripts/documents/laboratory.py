@@ -14,7 +14,6 @@ import argparse
 import os
 import sys
 import tempfile
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from string import Template
@@ -90,7 +89,7 @@ def measure(arguments: argparse.Namespace) -> None:
     model_spec = ModelSpec(arguments.model)
     shown = SceneRange(arguments.scenes)
     arms = (*demonstration_arms(SteerOptions(device="cpu"), arguments.seeds), *FEW_SOURCES)
-    identity = fingerprint(directory_of(arguments.model)) | {"scenes": asdict(shown), "seeds": arguments.seeds}
+    identity = fingerprint(directory_of(arguments.model)) | {"scenes": shown.as_dict(), "seeds": arguments.seeds}
     with ResultsFile(arguments.work / "demonstration.jsonl", identity) as file:
         demonstration = demonstrate(
             model_spec, arms, shown, arguments.workers, file=file, watch=_watch("demonstration")

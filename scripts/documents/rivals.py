@@ -14,7 +14,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from laboratory_document import render
@@ -53,7 +53,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     scenes = SceneRange(arguments.scenes)
-    identity = fingerprint(directory_of(arguments.model)) | {"scenes": asdict(scenes), "share_pictures": False}
+    identity = fingerprint(directory_of(arguments.model)) | {"scenes": scenes.as_dict(), "share_pictures": False}
     with ResultsFile(arguments.work / "rivals.jsonl", identity) as file:
         found = demonstrate(
             ModelSpec(arguments.model),

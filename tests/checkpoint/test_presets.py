@@ -155,10 +155,10 @@ def hub_requests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[
 
 
 class TestResolve:
-    @pytest.mark.parametrize("model", ["demo", "DEMO"])
+    @pytest.mark.parametrize("model", ["demo", "DEMO", "demo-crowded", "Demo-Crowded"])
     def test_demo_is_the_embedded_checkpoint(self, hub_requests: list[object], model: str) -> None:
         files = resolve(model)
-        assert (files.name, files.revision, hub_requests) == ("demo", None, [])
+        assert (files.name, files.revision, hub_requests) == (model.lower(), None, [])
         assert "config.json" in files.sizes()
 
     @pytest.mark.parametrize("model", ["qwen2-vl", "Qwen2-VL"])

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
 
-from qkedit.demo import demo_checkpoint
+from qkedit.demo import CROWDED_DEMO, demo_checkpoint
 
 LAYERS, HIDDEN, QUERY_HEADS, KEY_HEADS, HEAD_SIZE, MLP = 8, 128, 8, 2, 32, 256
 
@@ -81,6 +81,19 @@ def ask(processor: ProcessorMixin, image: Image.Image) -> Any:
 
 def test_the_checkpoint_is_below_five_megabytes() -> None:
     assert sum(file.stat().st_size for file in demo_checkpoint().rglob("*")) < 5_000_000
+    assert sum(file.stat().st_size for file in demo_checkpoint(CROWDED_DEMO).rglob("*")) < 7_000_000
+
+
+def test_the_crowded_model_has_large_heads_and_loads_as_the_other() -> None:
+    directory = demo_checkpoint(CROWDED_DEMO)
+    text = json.loads((directory / "config.json").read_text(encoding="utf-8"))["text_config"]
+    assert (text["head_dim"], text["num_attention_heads"], text["num_key_value_heads"]) == (64, 8, 2)
+    _, information = AutoModelForImageTextToText.from_pretrained(directory, output_loading_info=True)
+    assert not any(information.values()), information
+    inputs = ask(AutoProcessor.from_pretrained(directory), picture("red"))
+    assert inputs["pixel_values"].shape[-2:] == (112, 112)
+    tokenizer = AutoProcessor.from_pretrained(directory).tokenizer
+    assert len(tokenizer.tokenize(" two orange shells on the left")) == 6
 
 
 def test_every_tensor_is_in_the_shard_of_the_index() -> None:

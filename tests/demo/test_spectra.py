@@ -96,3 +96,10 @@ def test_the_document_has_the_table_of_the_trials() -> None:
     points = trials.rows_of(SCRIPTS / "demo_model" / "demo_training" / "trials.jsonl")
     assert trials.curve_table(points) in (ROOT / "docs" / "demo.md").read_text(encoding="utf-8")
     assert {point["name"] for point in points} <= set(trials.TRIALS)
+
+
+def test_the_page_has_the_spectra_of_the_embedded_models() -> None:
+    pictures = load_script("demo_pictures")
+    lines = list(pictures.spectra_table(pictures.all_spectra()))
+    assert len(lines) == 5
+    assert "\n".join(lines) in (ROOT / "docs" / "demo.md").read_text(encoding="utf-8")

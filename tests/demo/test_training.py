@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from qkedit.demo import demo_checkpoint
+from qkedit.demo import CROWDED_DEMO, demo_checkpoint
 from qkedit.demo.scenes import make_scenes
 from qkedit.demo.world import World
-from qkedit.demo.worlds import WORLDS
+from qkedit.demo.worlds import CROWDED, WORLDS
 from tests.demo.training_modules import part, scripts_on_the_path
 from tests.scripts.loading import SCRIPTS, load_script
 
@@ -66,6 +67,36 @@ def test_patches_are_labelled_with_their_objects(world: World) -> None:
         assert shown <= {*scene.kinds, *(thing.colour for thing in scene.objects)}
         assert shown >= {thing.kind for thing in scene.objects if thing.visible > 0.3}
         assert shown >= {thing.colour for thing in scene.objects if thing.visible > 0.3 and thing.colour}
+
+
+def test_questions_about_what_is_missing_ask_about_companions() -> None:
+    """From the place of an object that the scene shows; without them, most absent kinds are from elsewhere."""
+    data = part("data")
+    rendered = data.render(60, 3, 1, CROWDED)
+    packer = data.Packer(part("checkpoint").fast_tokenizer(CROWDED), CROWDED)
+    belongs = {}
+    for missing in (False, True):
+        found = []
+        for scene, shown in enumerate(rendered.kinds):
+            turns = packer._questions(rendered, scene, np.random.default_rng(scene), missing)
+            assert [answer for _, answer in turns[:4]] == ["Yes.", "Yes.", "No.", "No."]
+            assert (turns[4][0], turns[4][1].removesuffix(".")) in rendered.attributes[scene]
+            kinds = [CROWDED.mentions(question)[0] for question, _ in turns[:4]]
+            assert [kind in shown for kind in kinds] == [True, True, False, False]
+            places = [kinds_there for kinds_there in CROWDED.themes.values() if set(kinds_there) & set(shown)]
+            found.append(any(kinds[3] in place for place in places))
+        belongs[missing] = np.mean(found)
+    assert belongs[True] > 0.95
+    assert belongs[False] < 0.5
+
+
+def test_settings_share_the_steps_before_they_differ() -> None:
+    settings = part("stages").Settings(language_steps=100, language_fall=0.2)
+    assert settings.shared_steps(replace(settings, language_steps=200)) == 80
+    assert settings.shared_steps(replace(settings, language_fall=0.5)) == 50
+    assert settings.shared_steps(replace(settings, missing_from=30)) == 30
+    assert settings.shared_steps(replace(settings, seed=1)) == -1
+    assert settings.shared_steps(replace(settings, language_fall=1.0)) == 0
 
 
 def run(script: Any, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
@@ -121,35 +152,66 @@ def test_before_its_rate_falls_a_run_can_be_made_shorter(
 
 @pytest.fixture(scope="module")
 def record() -> dict[str, Any]:
-    return json.loads((SCRIPTS / "demo_model" / "demo_training" / "record.json").read_text(encoding="utf-8"))
+    return record_of("record.json")
 
 
-def test_the_shipped_weights_have_the_recorded_hashes(record: dict[str, Any]) -> None:
+def record_of(name: str) -> dict[str, Any]:
+    return json.loads((SCRIPTS / "demo_model" / "demo_training" / name).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(params=WORLDS)
+def shipped(request: pytest.FixtureRequest) -> tuple[World, Path, dict[str, Any]]:
+    """Return a world, the directory of its model, and the record of that."""
+    name, record_name = load_script("train_demo_model").SHIPPED[request.param]
+    return WORLDS[request.param], demo_checkpoint(name), record_of(record_name)
+
+
+def test_the_shipped_weights_have_the_recorded_hashes(shipped: tuple[World, Path, dict[str, Any]]) -> None:
+    _, directory, record = shipped
     hashes = {
-        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(demo_checkpoint().glob("*.safetensors"))
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(directory.glob("*.safetensors"))
     }
     assert hashes == record["sha256"]
 
 
-def test_files_next_to_the_weights_equal_those_of_the_script(record: dict[str, Any], tmp_path: Path) -> None:
+def test_files_next_to_the_weights_equal_those_of_the_script(
+    shipped: tuple[World, Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    world, directory, record = shipped
     held_out = dict(record["held_out"])
     count = held_out.pop("scenes")
     held_out.pop("seed")
-    part("checkpoint").write_side_files(tmp_path, part("heldout").results_table(held_out, count))
+    part("checkpoint").write_side_files(tmp_path, part("heldout").results_table(held_out, count), world)
     for file in tmp_path.iterdir():
-        assert file.read_bytes() == (demo_checkpoint() / file.name).read_bytes(), file.name
+        assert file.read_bytes() == (directory / file.name).read_bytes(), file.name
 
 
-def test_the_model_sees_and_hallucinates(record: dict[str, Any]) -> None:
+def test_the_model_sees_and_hallucinates(shipped: tuple[World, Path, dict[str, Any]]) -> None:
     """On a few of its scenes the model agrees with its record within the uncertainty."""
     from transformers import LlavaForConditionalGeneration
 
+    world, directory, record = shipped
     # In float32, which is four times as fast as bfloat16 on processors without bfloat16 arithmetic.
-    model = LlavaForConditionalGeneration.from_pretrained(demo_checkpoint(), dtype=torch.float32)
-    measured = part("heldout").measure(model, 16, seed=77)
+    model = LlavaForConditionalGeneration.from_pretrained(directory, dtype=torch.float32)
+    measured = part("heldout").measure(model, 16, seed=77, world=world)
     recorded = record["held_out"]
     assert measured["recall"] > 0.5
     assert abs(measured["recall"] - recorded["recall"]) < 0.15
     assert 0 < measured["chair_s"] < recorded["chair_s"] + 0.25
     assert measured["pope_adversarial_hr"] > measured["pope_random_hr"]
+
+
+def test_the_crowded_model_has_the_recorded_spectra_and_they_are_full() -> None:
+    """In the middle layers four of 64 modes have less than 35 % of the energy, and they do something."""
+    from transformers import LlavaForConditionalGeneration
+
+    found = record_of("crowded_record.json")["spectra"]
+    model = LlavaForConditionalGeneration.from_pretrained(demo_checkpoint(CROWDED_DEMO), dtype=torch.float32)
+    spectra = part("spectra")
+    measured = spectra.spectra(model.model.language_model, spectra.middle_layers(6))
+    for name, value in measured.items():
+        assert value == pytest.approx(found[name], rel=0.01)  # the weights are stored in bfloat16
+    assert 0.15 < measured["top_4"] < 0.35
+    assert measured["effective_rank"] > 25
+    loss = record_of("crowded_record.json")["held_out"]["loss"]
+    assert found["loss_without_top_4"] - loss > 3 * abs(found["loss_without_random_4"] - loss)

@@ -119,10 +119,15 @@ class Packer:
         self._known: dict[str, list[int]] = {}
         self.prefix = self._ids(f"<s>USER: {IMAGE * GRID**2}\n")
 
-    def __call__(self, data: RenderedScenes, chosen: Sequence[int], generator: np.random.Generator) -> Packed:
-        """Pack scenes of the data, by position; the generator chooses their questions."""
+    def __call__(
+        self, data: RenderedScenes, chosen: Sequence[int], generator: np.random.Generator, missing: bool = False
+    ) -> Packed:
+        """Pack scenes of the data, by position; the generator chooses their questions.
+
+        With `missing`, one of the absent kinds belongs to the place of an object that the scene shows.
+        """
         described = self._padded([self._branch(CAPTION_PROMPT, data.captions[scene]) for scene in chosen])
-        turns = [turn for scene in chosen for turn in self._questions(data, scene, generator)]
+        turns = [turn for scene in chosen for turn in self._questions(data, scene, generator, missing)]
         asked = self._padded([self._branch(*turn) for turn in turns]).reshape(len(chosen), self.questions, 2, -1)
         prefix = torch.tensor([self.prefix, [IGNORED] * len(self.prefix)]).expand(len(chosen), -1, -1)
         layout = PackedLayout(len(self.prefix), described.shape[-1], asked.shape[-1])
@@ -134,13 +139,19 @@ class Packer:
         ]
         return Packed(both[:, 0], both[:, 1], torch.cat(positions)[None], layout)
 
-    def _questions(self, data: RenderedScenes, scene: int, generator: np.random.Generator) -> list[tuple[str, str]]:
+    def _questions(
+        self, data: RenderedScenes, scene: int, generator: np.random.Generator, missing: bool
+    ) -> list[tuple[str, str]]:
         shown = data.kinds[scene]
         absent = [kind for kind in self._world.kinds if kind not in shown]
         asked = [
             *((kind, "Yes.") for kind in generator.choice(shown, QUESTIONS // 2)),
             *((kind, "No.") for kind in generator.choice(absent, QUESTIONS // 2)),
         ]
+        if missing:
+            beside = generator.choice(shown)
+            place = next(kinds for kinds in self._world.themes.values() if beside in kinds)
+            asked[-1] = (generator.choice([kind for kind in place if kind not in shown] or absent), "No.")
         turns = [(question(str(kind)), answer) for kind, answer in asked]
         if self._world.colours:
             words, answer = data.attributes[scene][generator.integers(len(data.attributes[scene]))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,10 +29,11 @@ class Settings:
             cosine.
         world: the world of the scenes, which also has the sizes of its model.
         language_fall: the share of the second stage's last steps in which its rate falls, in a straight line; 1 for
-            the cosine. Before the fall, the steps do not depend on their number, so that a run can be made shorter or
-            longer.
+            the cosine. Before the fall, a step depends on neither, so that a run can be made shorter or longer.
         qk_std: the standard deviation of the initial query and key weights; 0 for `hidden ** -0.5`.
         qk_rate: the learning rate of query and key weights in units of the others'.
+        missing_from: the step of the second stage from which one of two absent kinds in questions belongs to the place
+            of an object that the scene shows; -1 for never.
     """
 
     seed: int = 0
@@ -47,11 +48,20 @@ class Settings:
     language_fall: float = 1.0
     qk_std: float = 0.02
     qk_rate: float = 1.0
+    missing_from: int = -1
 
     @property
     def language_fall_begins(self) -> int:
         """The first step of the second stage that depends on the number of its steps."""
         return round(self.language_steps * (1 - self.language_fall))
+
+    def shared_steps(self, other: Settings) -> int:
+        """Return how many steps of the second stage are the same with other settings; -1 if the first one is not."""
+        late = {name: getattr(other, name) for name in ("language_steps", "language_fall", "missing_from")}
+        if replace(self, **late) != other:
+            return -1
+        ends = [one.language_fall_begins for one in (self, other)]
+        return min(ends + [one.missing_from for one in (self, other) if one.missing_from >= 0])
 
 
 SETTINGS = {
@@ -61,11 +71,12 @@ SETTINGS = {
         scenes=16_000,
         vision_steps=1_600,
         vision_batch=48,
-        language_steps=2_400,
+        language_steps=3_300,
         language_batch=16,
         language_fall=0.25,
         qk_std=0.0,
         qk_rate=0.5,
+        missing_from=2_250,
     ),
 }
 
@@ -150,20 +161,27 @@ class LanguageStage:
     def loss(self, step: int) -> torch.Tensor:
         """Return the loss on the answers of a step."""
         chosen, generator = _scenes_of(step, self._settings, self._settings.language_batch, salt=2)
-        return self._loss(self._data, self._features[chosen], chosen, generator)
+        missing = 0 <= self._settings.missing_from <= step
+        return self._loss(self._data, self._features[chosen], chosen, generator, missing)
 
     def loss_on(self, data: RenderedScenes) -> float:
         """Return the loss on other scenes, each used once."""
         generator = np.random.default_rng(self._settings.seed)
         parts = np.array_split(np.arange(len(data.kinds)), math.ceil(len(data.kinds) / self._settings.language_batch))
-        features = patch_features(self._model, data.images)
+        features, missing = patch_features(self._model, data.images), self._settings.missing_from >= 0
         with torch.no_grad():
-            return float(np.mean([float(self._loss(data, features[part], part, generator)) for part in parts]))
+            losses = [float(self._loss(data, features[part], part, generator, missing)) for part in parts]
+        return float(np.mean(losses))
 
     def _loss(
-        self, data: RenderedScenes, features: torch.Tensor, chosen: np.ndarray, generator: np.random.Generator
+        self,
+        data: RenderedScenes,
+        features: torch.Tensor,
+        chosen: np.ndarray,
+        generator: np.random.Generator,
+        missing: bool = False,
     ) -> torch.Tensor:
-        packed = self._packer(data, chosen, generator)
+        packed = self._packer(data, chosen, generator, missing)
         inner = self._model.model
         embedded = inner.language_model.get_input_embeddings()(packed.input_ids)
         projected = inner.multi_modal_projector(features.to(embedded.dtype))
