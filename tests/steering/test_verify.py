@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from qkedit.api.editing import steer
 from qkedit.checkpoint.io.source import LocalFiles
+from qkedit.demo import DEMOS
 from qkedit.errors import CheckpointError
 from qkedit.steering.verify import Verification, verify
 from tests.steering.checkpoints import INDEX, key_name, query_name, tensors_of, weights, write
@@ -109,17 +110,19 @@ def test_without_a_base_only_edited_tensors_are_checked(output: Output) -> None:
     assert verify(output.directory).mismatches == (f"{PLANNED}: SHA-256 differs from the manifest",)
 
 
-def test_the_demo_is_found_as_the_recorded_base(tmp_path: Path) -> None:
-    steer("demo", out=tmp_path / "edited", layers="2", fsync=False)
+@pytest.mark.parametrize("name", DEMOS)
+def test_the_demo_is_found_as_the_recorded_base(name: str, tmp_path: Path) -> None:
+    steer(name, out=tmp_path / "edited", layers="2", fsync=False)
     result = verify(tmp_path / "edited")
     assert result.mismatches == ()
-    assert result.compared_with_base == "demo"
+    assert result.compared_with_base == name
     (tmp_path / "edited" / "config.json").write_text("{}")
     assert verify(tmp_path / "edited").mismatches == ("config.json: differs from the base",)
 
 
-def test_a_directory_named_demo_is_not_the_demo(output: Output, tmp_path: Path) -> None:
-    base = output.base.rename(tmp_path / "demo")
+@pytest.mark.parametrize("name", DEMOS)
+def test_a_directory_named_demo_is_not_the_demo(name: str, output: Output, tmp_path: Path) -> None:
+    base = output.base.rename(tmp_path / name)
     steer(base, out=tmp_path / "edited", layers="2", fsync=False)
     result = verify(tmp_path / "edited")
     assert (result.mismatches, result.compared_with_base) == ((), None)
