@@ -110,11 +110,14 @@ class DecodingEdit(AttentionEdit):
         edited_states: the decoder layers after which `edit_state` is called.
         observed_layers: the decoder layers after which `observe_layer` is called.
         scored_layers: the decoder layers in which `edit_scores` is called; only layers that attend to every column.
+        needs_own_logits: whether `edit_logits` must receive the model's own logits, so that no plug-in that edits
+            logits may be named before this one.
     """
 
     edited_states: frozenset[int] = frozenset()
     observed_layers: frozenset[int] = frozenset()
     scored_layers: frozenset[int] = frozenset()
+    needs_own_logits: bool = False
 
     def edit_scores(self, layer: int, scores: Tensor) -> Tensor:
         """Return the edited attention scores of the prompt's last token or of an answer token.

@@ -72,9 +72,9 @@ class LayerLogits:
         own = self.head(self._states[self._last], normed=True).to(logits.device)
         if (own - logits).abs().max() > _TOLERANCE * logits.abs().max():
             raise UnsupportedForm(
-                "the logits are not those of its head: it caps or scales them, or another plug-in has edited them",
+                "the logits are not those of its head: the model caps or scales them",
                 where=self._name,
-                remedy="name this plug-in before others that edit logits, or use another method",
+                remedy="use another method",
             )
 
 
@@ -86,6 +86,8 @@ class LayerChoice(DecodingEdit):
         layers: the layers to choose from.
         name: the plug-in's name, for messages.
     """
+
+    needs_own_logits = True
 
     def __init__(self, modules: VLMModules, layers: tuple[int, ...], name: str) -> None:
         self.layer_logits = LayerLogits(modules, name)

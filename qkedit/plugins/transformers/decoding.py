@@ -23,10 +23,11 @@ def with_decoding(given: Mapping[str, Any], edits: Mapping[str, DecodingEdit]) -
 
     Raises:
         UsageError: a plug-in sets an argument that the caller or another plug-in has set, or searches by a loop of its
-            own together with another decoding plug-in.
+            own together with another decoding plug-in, or needs the model's own logits after another's edit.
     """
     from transformers import LogitsProcessorList
 
+    _refuse_edited_logits(edits)
     arguments = dict(given)
     processors: list[Any] = []
     for name, edit in edits.items():
@@ -52,11 +53,28 @@ def with_decoding(given: Mapping[str, Any], edits: Mapping[str, DecodingEdit]) -
     return arguments
 
 
+def _refuse_edited_logits(edits: Mapping[str, DecodingEdit]) -> None:
+    first = None
+    for name, edit in edits.items():
+        if first is not None and edit.needs_own_logits:
+            raise UsageError(
+                f"it needs the model's own logits, and {first} edits them before",
+                where=name,
+                remedy=f"leave {first} out" if edits[first].needs_own_logits else f"name {name} before {first}",
+            )
+        if first is None and _edits_logits(edit):
+            first = name
+
+
+def _edits_logits(edit: DecodingEdit) -> bool:
+    return type(edit).edit_logits is not DecodingEdit.edit_logits
+
+
 class EditedLogits:
     """The edits of the logits after every forward pass of one call of `generate`."""
 
     def __init__(self, edits: Sequence[DecodingEdit]) -> None:
-        self._edits = [edit for edit in edits if type(edit).edit_logits is not DecodingEdit.edit_logits]
+        self._edits = [edit for edit in edits if _edits_logits(edit)]
         self._of_cache = [edit for edit in edits if type(edit).edit_cache is not DecodingEdit.edit_cache]
         self._is_prefill = True
 

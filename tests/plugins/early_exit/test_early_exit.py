@@ -13,8 +13,10 @@ from torch import Tensor
 
 import qkedit
 from qkedit.errors import UnsupportedForm, UsageError
+from qkedit.plugins.contrast.settings import M3ID, VCD
 from qkedit.plugins.early_exit.deco import DeCo
 from qkedit.plugins.early_exit.dola import DoLa
+from qkedit.plugins.smoothed.plugin import KVSmooth
 from tests.plugins.greedy import STEPS, generated, one_image_each
 from tests.plugins.tiny_requests import distinct, model, request
 from tests.plugins.whole_text import whole_text
@@ -133,6 +135,38 @@ def test_models_that_scale_logits_are_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(vlm, "forward", scaled)
     with qkedit.attach(vlm, DeCo()), pytest.raises(UnsupportedForm, match="caps or scales"):
         generated("llava", given)
+
+
+@pytest.mark.parametrize(
+    ("plugins", "said"),
+    [
+        ((VCD(), DeCo()), "deco: it needs the model's own logits, and vcd edits them before; name deco before vcd"),
+        ((M3ID(beta=0), DoLa()), "dola: .*m3id edits them before; name dola before m3id"),
+        ((DoLa(), DeCo()), "deco: .*dola edits them before; leave dola out"),
+        ((DeCo(), KVSmooth(), DoLa()), "dola: .*deco edits them before; leave deco out"),
+    ],
+    ids=lambda value: "+".join(plugin.name for plugin in value) if isinstance(value, tuple) else "",
+)
+def test_logits_that_are_edited_already_are_refused(plugins: tuple[Any, ...], said: str) -> None:
+    """Cut logits are infinitely far from the head's, and m3id changes none of the first token."""
+    given = request("llava", one_image_each("llava")).inputs
+    with qkedit.attach(model("llava"), *plugins), pytest.raises(UsageError, match=said):
+        generated("llava", given)
+
+
+@pytest.mark.parametrize(
+    "method", [DoLa(beta=0), DeCo(alpha=0, top_p=1, top_k=10_000)], ids=lambda plugin: plugin.name
+)
+def test_a_contrast_continues_with_the_logits_of_an_earlier_layer(method: Any) -> None:
+    given = request("llava", one_image_each("llava")).inputs
+    with qkedit.attach(model("llava"), method):
+        answers, logits = generated("llava", given)
+    with qkedit.attach(model("llava"), method, VCD(alpha=0)):
+        cut_answers, cut = generated("llava", given)
+    assert torch.equal(cut_answers, answers)
+    for own, after in zip(logits, cut, strict=True):
+        plausible = own >= own.max(dim=-1, keepdim=True).values + math.log(0.1)
+        assert torch.equal(after, own.masked_fill(~plausible, -math.inf))
 
 
 def test_beams_of_dola_equal_an_edited_model_and_deco_refuses_them(monkeypatch: pytest.MonkeyPatch) -> None:
