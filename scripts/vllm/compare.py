@@ -168,7 +168,6 @@ def compare(
     engine = LLM(
         str(directory),
         **{**ENGINE, "enforce_eager": not is_compiled},
-        mm_device_do_normalize=False,
         tensor_parallel_size=ranks,
         hf_overrides={"architectures": [our_architecture(read_config(directory), model)]},
         additional_config={SECTION: document},

@@ -31,6 +31,10 @@ REFUSED = {
     "--prefill-context-parallel-size": "a plug-in needs whole prompts",
     "-pcp": "a plug-in needs whole prompts",
     "--speculative-config": "drafts are made without plug-ins",
+    "-sc": "drafts are made without plug-ins",
+    "--spec-method": "drafts are made without plug-ins",
+    "--spec-model": "drafts are made without plug-ins",
+    "--spec-tokens": "drafts are made without plug-ins",
     "--kv-transfer-config": "keys from elsewhere are not edited",
     "--ec-transfer-config": "depth is estimated from images, and the worker would receive only their embeddings",
     "--enable-dbo": "it splits a step in two",
@@ -38,6 +42,7 @@ REFUSED = {
     "--kv-cache-dtype": "edited keys would not be quantised as the engine does it",
     "--enable-prefix-caching": "keys of an earlier prompt would be used",
     "--enable-chunked-prefill": "a plug-in needs whole prompts",
+    "--mm-device-do-normalize": "depth is estimated from normalised images",
     "--hf-overrides": "qkedit names its model class there",
     "--additional-config": "qkedit writes the plug-ins there",
     "--worker-extension-cls": "qkedit binds the plug-ins through it",
@@ -86,7 +91,7 @@ def server_command(
     command += ["--host", host, "--port", str(port)]
     if plugins:
         given = {_long(flag) for flag in flags if flag.startswith("-")}
-        refused_settings({flag: flag in given for flag in REFUSED})
+        refused_settings({flag: any(_is_spelling(one, flag) for one in given) for flag in REFUSED})
         check_plugins(plugins)
         command += [
             "--hf-overrides",
@@ -97,7 +102,6 @@ def server_command(
             WORKER_EXTENSION,
             "--no-enable-prefix-caching",
             "--no-enable-chunked-prefill",
-            # Depth is estimated from normalised images, so the processor normalises them before the worker has them.
             "--no-mm-device-do-normalize",
         ]
     return [*command, *flags]
@@ -179,4 +183,10 @@ def read_config(directory: Path) -> Mapping[str, Any]:
 
 
 def _long(flag: str) -> str:
-    return flag.split("=")[0].replace("_", "-")
+    """Return a flag's name without its value or the keys of one (`--speculative-config.method ngram`)."""
+    return flag.split("=")[0].split(".")[0].replace("_", "-")
+
+
+def _is_spelling(given: str, flag: str) -> bool:
+    """Return whether vLLM may read a given flag as another: it also accepts the beginning of a long one."""
+    return given == flag or (len(given) > 2 and given.startswith("--") and flag.startswith(given))

@@ -61,6 +61,8 @@ def prepare(vllm_config: Any) -> None:
     )
     vllm_config.cache_config.enable_prefix_caching = False
     scheduler.enable_chunked_prefill = False
+    # Depth is estimated from normalised images, so the processor normalises them before the worker has them.
+    model.multimodal_config.mm_device_do_normalize = False
     scheduler.max_num_batched_tokens = max(scheduler.max_num_batched_tokens, model.max_model_len)
     if not parallel.worker_extension_cls:
         parallel.worker_extension_cls = WORKER_EXTENSION

@@ -65,11 +65,21 @@ def test_without_plug_ins_vllm_runs_its_own_class() -> None:
         ("--enable-chunked-prefill",),
         ("--hf-overrides={}",),
         ("--kv-cache-dtype", "fp8"),
+        ("--mm-device-do-normalize",),
+        ("-sc", "{}"),
+        ("--spec-method", "ngram"),
+        ("--speculative-config.method", "ngram"),
+        ("--pipeline-parallel", "2"),
     ],
 )
 def test_flags_that_do_not_go_with_plug_ins(flags: tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match="does not go with plug-ins"):
         command(*flags)
+
+
+def test_flags_that_only_resemble_refused_ones_go_to_vllm() -> None:
+    flags = ("--tensor-parallel-size", "2", "--no-enable-prefix-caching", "--kv-cache-memory-bytes=1", "-O.mode=0")
+    assert command(*flags)[-len(flags) :] == [*flags]
 
 
 def test_what_does_not_run_on_vllm() -> None:
@@ -106,7 +116,9 @@ def parallel(**changes: Any) -> Any:
 def config(**changes: Any) -> Any:
     parts: dict[str, Any] = {
         "scheduler_config": SimpleNamespace(enable_chunked_prefill=True, max_num_batched_tokens=2048),
-        "model_config": SimpleNamespace(max_model_len=4096),
+        "model_config": SimpleNamespace(
+            max_model_len=4096, multimodal_config=SimpleNamespace(mm_device_do_normalize=True)
+        ),
         "parallel_config": parallel(),
         "speculative_config": None,
         "kv_transfer_config": None,
@@ -126,6 +138,7 @@ def test_the_configuration_is_changed_to_what_plug_ins_need(monkeypatch: pytest.
         False,
     )
     assert prepared.scheduler_config.max_num_batched_tokens == 4096
+    assert not prepared.model_config.multimodal_config.mm_device_do_normalize
     assert prepared.parallel_config.worker_extension_cls == launch.WORKER_EXTENSION
 
 
