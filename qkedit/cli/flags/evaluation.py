@@ -93,8 +93,8 @@ def named_tasks(
 ) -> list[Task]:
     """Return the tasks. Raises UsageError for an unknown or repeated benchmark or split.
 
-    Each benchmark takes those further metrics that it has, and the parser or variant if it is scored by one; an option
-    that none of them takes is refused.
+    Each benchmark takes those further metrics that it has, and the parser or variant if it has it, or else its own; an
+    option that none of them takes is refused.
     """
     from qkedit.evaluation.benchmarks.registry import benchmark_named
     from qkedit.evaluation.runs.tasks import tasks_of
@@ -112,13 +112,18 @@ def named_tasks(
     offered = {name for one in chosen for name in one.optional_metrics}
     chosen[0].with_metrics([name for name in also if name not in offered])
     rules = {"parser": parser, "variant": variant}
+    for kind, rule in rules.items():
+        of_kind = [one for one in chosen if one.rule_kind == kind]
+        if of_kind and not any(rule in one.rules for one in of_kind):
+            of_kind[0].check_rule(rule)
     taken = {one.rule_kind for one in chosen}
     chosen_rule(chosen[0], None if "parser" in taken else parser, None if "variant" in taken else variant)
     for text, one in zip(benchmarks, chosen, strict=True):
         own = text.partition(".")[2]
         wanted = [own] if own else list(dict.fromkeys(splits))
         asked = one.with_metrics([name for name in also if name in one.optional_metrics])
-        tasks += tasks_of(asked, data, wanted, rule=rules[one.rule_kind], max_new_tokens=max_new_tokens)
+        rule = rules[one.rule_kind]
+        tasks += tasks_of(asked, data, wanted, rule=rule if rule in one.rules else None, max_new_tokens=max_new_tokens)
     names = [task.name for task in tasks]
     for name in names:
         if names.count(name) > 1:

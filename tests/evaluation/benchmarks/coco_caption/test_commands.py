@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from qkedit.cli.flags.evaluation import named_tasks
 from qkedit.demo.files import write_scenes
 from qkedit.demo.scenes import make_scenes
+from qkedit.errors import QkeditError, UsageError
+from qkedit.evaluation.benchmarks.registry import benchmark_named
 from tests.cli.command import qkedit
 from tests.evaluation.benchmarks.coco_caption.conftest import Programs
 
@@ -144,3 +147,20 @@ def test_a_run_is_scored_by_another_variant_without_java(data: Path, tmp_path: P
     unknown = qkedit("eval", "demo", "-b", "coco-caption", "--variant", "wordz", *common, "--out", tmp_path / "none")
     assert unknown.code == 2
     assert "no variant 'wordz'" in unknown.sentence()
+
+
+def test_benchmarks_without_the_named_rule_keep_their_own(data: Path, tmp_path: Path) -> None:
+    """CHAIR has no `words` and COCO captions have no `wordnet`; choices have no other parser than their own."""
+    common = ("--limit", "2", "--max-new-tokens", "4", "--data", data, "--images", data / "images", "--device", "cpu")
+    both = ("-b", "choice.nearest", "-b", "pope.popular", "--parser")
+    done = qkedit("eval", "demo", *both, "vcd", *common, "--out", tmp_path / "out", "--json")
+    assert done.code == 0, done.stderr
+    own = benchmark_named("choice").rules[0]
+    assert [score["parser"] for score in done.document["results"]] == [own, "vcd"]
+    unknown = qkedit("eval", "demo", *both, "repopee", *common, "--out", tmp_path / "none")
+    assert unknown.code == 2
+    assert "no parser 'repopee'" in unknown.sentence()
+    with pytest.raises(UsageError, match="CHAIR has no variant 'wordz'"):
+        named_tasks(["chair", "coco-caption"], (), data, None, variant="wordz")
+    with pytest.raises(QkeditError, match=r"synonyms\.txt"):  # the rule is accepted, and CHAIR looks for its files
+        named_tasks(["chair", "coco-caption"], (), data, None, variant="words")
