@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from qkedit.errors import UsageError
 from qkedit.runtime.generation import LoadedModel
 from qkedit.runtime.sampling import samples
 from qkedit.serving.http.metrics import Metrics
@@ -91,16 +92,32 @@ def generation_config(own: Any, decoding: Decoding, length: int) -> Any:
     return config
 
 
-def try_out(served: ServedModel) -> None:
+def try_out(served: ServedModel) -> str | None:
     """Answer one request with all plug-ins, so that a failure occurs at the start and not at the first client.
+
+    Returns:
+        Why the plug-ins cannot act together although each one can, so that requests must name some; None if they can.
 
     Raises:
         QkeditError: the model, its processor or a plug-in does not work.
     """
+    names = served.switch.names
+    try:
+        _answer_once(served, names)
+    except UsageError as error:
+        if len(names) < 2:
+            raise
+        for name in names:
+            _answer_once(served, (name,))
+        return str(error)
+    return None
+
+
+def _answer_once(served: ServedModel, plugins: tuple[str, ...]) -> None:
     from PIL import Image
 
     question = Message("user", (ImageUrl(""), "What is there?"))
     decoding = Decoding(max_tokens=1, temperature=0.0)  # greedy, since a search of a plug-in's own does not sample
-    request = ChatRequest((question,), decoding, stream=False, plugins=served.switch.names)
+    request = ChatRequest((question,), decoding, stream=False, plugins=plugins)
     inputs, settings = served.prepared(request, [Image.linear_gradient("L").convert("RGB")])
     served.request_model(request, threading.Event(), Metrics()).generate(**inputs, generation_config=settings)

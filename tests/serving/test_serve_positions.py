@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from openai import OpenAI
+from openai import BadRequestError, OpenAI
 
+from qkedit.errors import UsageError
 from qkedit.plugins.scr.plugin import SCR
 from qkedit.plugins.settings import PluginSettings, make_plugins
 from qkedit.runtime.generation import respond
@@ -43,6 +44,36 @@ def client(settings: dict[str, PluginSettings]) -> Iterator[OpenAI]:
     application = build_application(served, ImagePolicy())
     with serving_in_a_thread(application) as url:
         yield OpenAI(base_url=url, api_key="none", max_retries=0)
+
+
+def test_a_server_starts_with_plugins_of_which_requests_choose() -> None:
+    """Each of these works alone; `sid` and `vaf` do not work together, and one that cannot work is still refused."""
+    options = [PluginSettings("sid", {"keep": 0.5}), PluginSettings("vaf", {})]
+    served = ServedModel("tiny", qwen(), PluginSwitch(qwen().model, options))
+    conflict = try_out(served)
+    assert conflict == (
+        "plug-ins: sid cannot act: another plug-in runs the prompt in parts; attach sid without vaf and dscr."
+    )
+    assert try_out(ServedModel("tiny", qwen(), PluginSwitch(qwen().model, options[:1]))) is None
+    application = build_application(served, ImagePolicy())
+    with serving_in_a_thread(application) as url:
+        client = OpenAI(base_url=url, api_key="none", max_retries=0)
+        for name in ("sid", "vaf"):
+            assert ask(client, question(PROMPT, picture(1, 56, 56)), extra_body=plugins(name), max_tokens=4).choices
+        with pytest.raises(BadRequestError, match="attach sid without vaf"):
+            ask(client, question(PROMPT, picture(1, 56, 56)), max_tokens=4)
+
+
+def test_a_server_with_an_unusable_plugin_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = [PluginSettings("vcd", {}), PluginSettings("vaf", {})]
+    served = ServedModel("tiny", qwen(), PluginSwitch(qwen().model, options))
+
+    def refuse(*_: object) -> None:
+        raise UsageError("vcd cannot act")
+
+    monkeypatch.setattr("qkedit.plugins.contrast.plugin.refuse_settings", refuse)
+    with pytest.raises(UsageError, match="vcd cannot act"):
+        try_out(served)
 
 
 def test_concurrent_prompts_keep_their_positions(client: OpenAI) -> None:

@@ -113,7 +113,8 @@ def serve(
         with _bound(host, port) as listening:
             loaded = load(name, revision=model.revision, **loading.arguments(context))
             served = ServedModel(served_name or _plain(name), loaded, PluginSwitch(loaded.model, plugins))
-            try_out(served)
+            if conflict := try_out(served):
+                output.warn(f"requests must name plug-ins, which cannot all act together: {conflict}")
             names = LOCAL_NAMES if api_key is None and host in LOOPBACK else None
             application = build_application(served, policy, api_key=api_key, names=names)
             log_to(sys.stderr, requests=not output.quiet)
