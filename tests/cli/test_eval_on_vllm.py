@@ -146,7 +146,10 @@ def test_an_ended_run_leaves_no_server(
     vllm: Pretended, words: tuple[str, ...], tmp_path: Path, number: signal.Signals
 ) -> None:
     environment = {**os.environ, "PRETENDED_SECONDS": "0.5"}
-    command = [sys.executable, "-m", "qkedit", *words, "--concurrency", "1"]
+    # A background job may inherit that Ctrl-C is ignored.
+    start = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    start += "runpy.run_module('qkedit', run_name='__main__', alter_sys=True)"
+    command = [sys.executable, "-c", start, *words, "--concurrency", "1"]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         answers = tmp_path / "out" / "answers" / "pope.random.jsonl"
         deadline = time.monotonic() + 120

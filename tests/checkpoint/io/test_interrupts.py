@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -55,21 +56,31 @@ def interrupted_at(number: int, run: Callable[[], object], signum: int = signal.
     return left < 0
 
 
-@pytest.fixture
-def handlers() -> Iterator[None]:
+def succeeds_alone(function: Callable[..., None], *arguments: Any) -> bool:
+    """Call a function of this module in a process of its own, and return whether it raised nothing.
+
+    An exception out of a trace function inside an `except` block leaves Python believing that this block still runs:
+    later exceptions of the process would have its exception as their context.
+    """
+    process = multiprocessing.get_context("spawn").Process(target=function, args=arguments)
+    process.start()
+    process.join()
+    return process.exitcode == 0
+
+
+def raise_on_every_signal() -> None:
     """Let every signal raise KeyboardInterrupt, as Ctrl-C does in programs that use qkedit as a library."""
-    before = {number: signal.getsignal(number) for number in INTERRUPTS}
     for number in INTERRUPTS:
         signal.signal(number, signal.default_int_handler)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
-def test_an_interrupt_at_any_line_leaves_no_or_a_complete_output(tmp_path: Path, handlers: None) -> None:
+def test_an_interrupt_at_any_line_leaves_no_or_a_complete_output(tmp_path: Path) -> None:
+    assert succeeds_alone(interrupt_an_output_at_every_line, tmp_path)
+
+
+def interrupt_an_output_at_every_line(place: Path) -> None:
     """Copies are running when the block is left; none may run after its files have been removed."""
-    place = tmp_path / "place"
-    place.mkdir()
+    raise_on_every_signal()
     target = place / "edited"
     running: list[Path] = []
 
@@ -109,8 +120,14 @@ def test_an_interrupt_at_any_line_leaves_no_or_a_complete_output(tmp_path: Path,
     assert ends == {"whole", "nothing"}
 
 
-def test_a_second_interrupt_while_handlers_are_restored_is_not_lost(handlers: None) -> None:
+def test_a_second_interrupt_while_handlers_are_restored_is_not_lost() -> None:
+    assert succeeds_alone(interrupt_the_restoring_of_handlers)
+
+
+def interrupt_the_restoring_of_handlers() -> None:
     """Each signal is handled by the handler from before the block, wherever another signal ended the block."""
+
+    raise_on_every_signal()
 
     def run() -> None:
         with interrupts_deferred():

@@ -125,10 +125,13 @@ def test_merged_weights_equal_the_edited_ones_within_one_rounding(dtype: str, tm
     expected = loaded(tmp_path / "full", dtype).state_dict()
     # In float32 the sum is exact enough; PEFT adds in the dtype of the weights, with one more rounding.
     wide = peft.PeftModel.from_pretrained(loaded(base, "float32"), tmp_path / "adapter").merge_and_unload()
+    before = loaded(base, dtype).state_dict()
     kind = getattr(torch, dtype)
     for name, weights in wide.state_dict().items():
         stored = expected[name]
-        neighbours = torch.finfo(kind).eps * stored.float().abs()
+        finfo, single = torch.finfo(kind), torch.finfo(torch.float32)
+        neighbours = (finfo.eps * stored.float().abs()).clamp_min(finfo.eps * finfo.tiny)
+        # Where the change nearly cancels the weight, the roundings of float32 count beside a small sum.
+        neighbours += 4 * single.eps * before[name].float().abs()
         assert ((weights.to(kind).float() - stored.float()).abs() <= neighbours).all(), name
-    before = loaded(base, dtype).state_dict()
     assert sum(not torch.equal(weights, expected[name]) for name, weights in before.items()) == 2

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from qkedit.api import editing
 from qkedit.api.editing import steer
 from qkedit.errors import CheckpointError, QkeditError, VerificationError
-from qkedit.steering import run
 from qkedit.steering.apply import apply_edits
 from qkedit.steering.outputs import full as output
 from qkedit.steering.outputs.delta import DeltaWriter
@@ -99,7 +99,7 @@ def changing(monkeypatch: pytest.MonkeyPatch, moment: str, change: Callable[[], 
     if moment == "written":
         after_writing(monkeypatch, output.FullWriter, change)
         return
-    room, name = {"planned": (run, "run_plan"), "copied": (output, "_prepare_files")}[moment]
+    room, name = {"planned": (editing, "run_plan"), "copied": (output, "_prepare_files")}[moment]
     real: Any = getattr(room, name)
 
     def then(*arguments: Any) -> Any:
