@@ -38,9 +38,11 @@ from typing import Any
 import torch
 from benchmarking.machine import describe_machine
 from benchmarking.timing import Timing, in_turns, seconds_of
+from PIL import Image
 
 import qkedit
 from qkedit.plugins.core.modules import VLMModules
+from qkedit.plugins.core.pictures import Pictures, remember_pictures
 from qkedit.plugins.core.prefill import Prefill
 from qkedit.plugins.core.protocol import RequestEdit
 from qkedit.plugins.dscr.plugin import DSCR
@@ -49,6 +51,7 @@ from qkedit.plugins.scr.plugin import SCR
 from qkedit.plugins.transformers.modules import vlm_modules
 
 IMAGE, START, END = 5, 3, 4
+SENTENCE = 12  # tokens of the disturbing sentence of icd
 SHAPES: dict[str, dict[str, int]] = {
     "tiny": {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "heads": 4, "groups": 2},
     "small": {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 12, "heads": 16, "groups": 4},
@@ -193,9 +196,18 @@ def cost_of_generate(model: Any, request: Request, plugins: tuple[Any, ...]) -> 
 
 def rivals(model: Any, request: Request) -> dict[str, tuple[Any, ...]]:
     """The other methods with their defaults, by name."""
-    # The sentence of icd needs a tokenizer, and a second image a processor.
-    left_out = ("scr", "dscr", "icd", "image-contrast", "image-sum", "oa-vcd", "agla")
-    named = {name: (plugin_class(name)(),) for name in PLUGINS if name not in left_out}
+    # Those with another model for the picture cost as much as image-contrast and image-sum, and that model's pass.
+    left_out = ("scr", "dscr", "oa-vcd", "agla")
+    # The model has no processor and no tokenizer, so the second image and the sentence of icd are given as tensors.
+    rows, columns = request.rows, request.columns
+    second = Image.new("RGB", (8 * columns, 8 * rows))
+    remember_pictures(request.inputs, Pictures([[second]], lambda images: request.inputs))
+    own: dict[str, dict[str, Any]] = {
+        "icd": {"tokenizer": lambda sentence, **_: {"input_ids": list(range(100, 100 + SENTENCE))}},
+        "image-contrast": {"second": lambda picture: second},
+        "image-sum": {"second": lambda picture: second},
+    }
+    named = {name: (plugin_class(name)(**own.get(name, {})),) for name in PLUGINS if name not in left_out}
     return {"none": (), "none, again": (), **named}
 
 
