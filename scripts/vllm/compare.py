@@ -11,7 +11,6 @@ without images, the reference is transformers without plug-ins.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -24,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import checkpoints
 import numpy as np
+from command_line import parser_of
 from PIL import Image
 
 LIMIT = 1e-4
@@ -227,9 +227,7 @@ def failures(cases_of_model: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="where checkpoints are written")
-    parser.add_argument("--out", type=Path, required=True, help="file of results")
+    parser = parser_of(__doc__)
     parser.add_argument("--models", default=",".join(["demo", *checkpoints.FAMILIES]))
     parser.add_argument("--ranks", type=int, default=1, help="tensor-parallel ranks")
     parser.add_argument("--compiled", action="store_true", help="compile the decoder (vLLM without --enforce-eager)")

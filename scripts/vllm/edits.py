@@ -10,7 +10,6 @@ tensors, and the first is unloaded; `qkedit verify --endpoint` must distinguish 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -25,6 +24,7 @@ from urllib.request import Request, urlopen
 sys.path.insert(0, str(Path(__file__).parent))
 
 import checkpoints
+from command_line import parser_of
 from compare import ENGINE, LIMIT, SHOWN, TOKENS, compared, on_transformers, pictures, prompt_of
 
 PORT = 8123
@@ -108,10 +108,7 @@ def of_adapter(base: Path, adapter: Path, wrong: Path) -> dict[str, int]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="where checkpoints are written")
-    parser.add_argument("--out", type=Path, required=True, help="file of results")
-    arguments = parser.parse_args()
+    arguments = parser_of(__doc__).parse_args()
     work = arguments.work.resolve()
     qwen = work / "qwen2_vl"
     if not qwen.exists():

@@ -9,7 +9,6 @@ scores, and no process of the server may be left.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -17,6 +16,10 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from command_line import parser_of
 
 SCENES = 60
 EACH = 34  # questions per split, of which there are three
@@ -60,10 +63,7 @@ def left_over() -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="where runs are written")
-    parser.add_argument("--out", type=Path, required=True, help="file of results")
-    arguments = parser.parse_args()
+    arguments = parser_of(__doc__).parse_args()
     work = arguments.work.resolve()
     scenes = work / "scenes"
     if not scenes.exists():

@@ -10,7 +10,6 @@ compare.py six times.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -21,6 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 import checkpoints
+from command_line import parser_of
 from compare import ENGINE, MANY, TOKENS, cases, pictures, prompt_of
 
 RUNS = 4
@@ -40,10 +40,7 @@ def cpu_per_answer(engine: Any, prompts: list[Any], settings: Any) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="where checkpoints are written")
-    parser.add_argument("--out", type=Path, required=True, help="file of results")
-    arguments = parser.parse_args()
+    arguments = parser_of(__doc__).parse_args()
     os.environ["VLLM_PLUGINS"] = "qkedit"
     from vllm import LLM, SamplingParams
 

@@ -10,7 +10,6 @@ with one sentence instead of becoming ready.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -21,6 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 import checkpoints
+from command_line import parser_of
 
 PORT = 8125
 # Settings of vLLM's `EngineArgs` by the flag that the refusal names.
@@ -75,10 +75,7 @@ def failed_start(not_a_depth_model: Path) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="where checkpoints are written")
-    parser.add_argument("--out", type=Path, required=True, help="file of results")
-    arguments = parser.parse_args()
+    arguments = parser_of(__doc__).parse_args()
     os.environ["VLLM_PLUGINS"] = "qkedit"
     from vllm.plugins import load_general_plugins
 

@@ -11,7 +11,6 @@ server with vLLM's defaults also answers `qkedit eval --endpoint`, to compare wi
 
 from __future__ import annotations
 
-import argparse
 import base64
 import io
 import json
@@ -30,6 +29,7 @@ from urllib.request import Request, urlopen
 sys.path.insert(0, str(Path(__file__).parent))
 
 import checkpoints
+from command_line import parser_of
 from compare import LIMIT, QUESTION, cases, pictures
 
 PORT = 8124
@@ -151,10 +151,7 @@ def failures(speeds: dict[str, dict[str, float]]) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="where checkpoints are written")
-    parser.add_argument("--out", type=Path, required=True, help="file of results")
-    arguments = parser.parse_args()
+    arguments = parser_of(__doc__).parse_args()
     work = arguments.work.resolve()
     depth, scenes = work / "depth", work / "scenes"
     if not depth.exists():
