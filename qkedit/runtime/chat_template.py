@@ -270,15 +270,18 @@ def _time_limit(seconds: float) -> Iterator[None]:
     """End the block in this thread after this time.
 
     A trace function works in any thread, while a signal would reach only the main thread. Lines of templates and of
-    Jinja are traced, and calls of everything else.
+    Jinja are traced. Other functions are not ended: in a callback of a weak reference, for example, Python ignores the
+    exception and stops tracing, and the block would never end.
     """
     deadline = time.monotonic() + seconds
 
     def watch(frame: Any, event: str, argument: Any) -> Any:
+        file = frame.f_code.co_filename
+        if file != "<template>" and "jinja2" not in file:
+            return None
         if time.monotonic() > deadline:
             raise _OutOfTime
-        file = frame.f_code.co_filename
-        return watch if file == "<template>" or "jinja2" in file else None
+        return watch
 
     before = sys.gettrace()
     sys.settrace(watch)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
@@ -158,6 +160,28 @@ def test_an_endless_template_is_stopped_in_any_thread(
     thread.join(60)
     assert len(faults) == 1
     assert "runs for more than 0.2 seconds" in str(faults[0])
+
+
+def test_the_time_limit_survives_a_callback_whose_exceptions_are_ignored() -> None:
+    class Thing:
+        """An object with weak references."""
+
+    def wait() -> None:
+        time.sleep(0.06)
+
+    def after(reference: object) -> None:
+        wait()
+        wait()  # a call after the limit
+
+    def drop() -> None:
+        thing = Thing()
+        reference = weakref.ref(thing, after)
+        del thing
+        assert reference() is None
+
+    program = compile("for number in range(10**5):\n    if number == 0:\n        drop()\n", "<template>", "exec")
+    with pytest.raises(chat_template._OutOfTime), chat_template._time_limit(0.05):
+        exec(program, {"drop": drop})
 
 
 PIECES = [
