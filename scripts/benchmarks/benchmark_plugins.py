@@ -16,7 +16,8 @@ plug-in, interleaved so that a drift of the machine affects both sides of a rati
 * "none, again": no plug-in a second time in the same round; its apparent cost is the noise.
 
 With `--rivals`, the methods of docs/rivals.md take the place of SCR and DSCR. They act on `generate`, so `generate` is
-timed: for one token (the prefill, image features included), and for each token more.
+timed: for one token (the prefill, image features included), and for each token more. The DINO and BLIP models of
+`oa-vcd` and `agla` have their published sizes and random weights.
 
 Ratios are medians over the rounds of those within a round, with the least and the most, followed by the fastest
 of all rounds, which other work on the machine can only make slower. A quiet machine is wanted all the same. DSCR is
@@ -29,6 +30,7 @@ import argparse
 import json
 import statistics
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -36,6 +38,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarking.image_models import QUESTION, save_image_models
 from benchmarking.machine import describe_machine
 from benchmarking.timing import Timing, in_turns, seconds_of
 from PIL import Image
@@ -194,20 +197,19 @@ def cost_of_generate(model: Any, request: Request, plugins: tuple[Any, ...]) -> 
     return Cost(first, (whole - first) / request.tokens)
 
 
-def rivals(model: Any, request: Request) -> dict[str, tuple[Any, ...]]:
-    """The other methods with their defaults, by name."""
-    # Those with another model for the picture cost as much as image-contrast and image-sum, and that model's pass.
-    left_out = ("scr", "dscr", "oa-vcd", "agla")
+def rivals(models: Mapping[str, str], request: Request) -> dict[str, tuple[Any, ...]]:
+    """The other methods with their defaults, by name; `models` are the directories of `save_image_models`."""
     # The model has no processor and no tokenizer, so the second image and the sentence of icd are given as tensors.
     rows, columns = request.rows, request.columns
     second = Image.new("RGB", (8 * columns, 8 * rows))
-    remember_pictures(request.inputs, Pictures([[second]], lambda images: request.inputs))
+    remember_pictures(request.inputs, Pictures([[second]], lambda images: request.inputs, [QUESTION]))
     own: dict[str, dict[str, Any]] = {
         "icd": {"tokenizer": lambda sentence, **_: {"input_ids": list(range(100, 100 + SENTENCE))}},
         "image-contrast": {"second": lambda picture: second},
         "image-sum": {"second": lambda picture: second},
+        **{name: {"model": directory} for name, directory in models.items()},
     }
-    named = {name: (plugin_class(name)(**own.get(name, {})),) for name in PLUGINS if name not in left_out}
+    named = {name: (plugin_class(name)(**own.get(name, {})),) for name in PLUGINS if name not in ("scr", "dscr")}
     return {"none": (), "none, again": (), **named}
 
 
@@ -229,11 +231,15 @@ def variants(model: Any, request: Request) -> dict[str, tuple[Any, ...]]:
     }
 
 
-def measure(model: Any, request: Request, repeats: int, *, of_rivals: bool) -> dict[str, dict[str, Timing]]:
-    """Prefill and step of every variant."""
-    choose, take = (rivals, cost_of_generate) if of_rivals else (variants, cost)
+def measure(
+    model: Any, request: Request, repeats: int, masking: Mapping[str, str] | None
+) -> dict[str, dict[str, Timing]]:
+    """Prefill and step of SCR and DSCR, or with the models that mask of the other methods."""
+    chosen, take = (
+        (variants(model, request), cost) if masking is None else (rivals(masking, request), cost_of_generate)
+    )
     measurements: dict[str, Callable[[], Cost]] = {
-        name: lambda plugins=plugins: take(model, request, plugins) for name, plugins in choose(model, request).items()
+        name: lambda plugins=plugins: take(model, request, plugins) for name, plugins in chosen.items()
     }
     return {
         name: {
@@ -307,12 +313,14 @@ def main(arguments: list[str]) -> None:
     )
     print(f"Qwen2-VL of shape {options.shape}, {options.dtype}, {options.repeats} rounds, medians")
     found = []
-    for rows, columns in options.cells:
-        request = build_request(model, rows, columns, options.text, options.tokens)
-        results = measure(model, request, options.repeats, of_rivals=options.rivals)
-        print(f"\n{markdown(request, results)}", flush=True)
-        timings = {name: {part: asdict(timing) for part, timing in of.items()} for name, of in results.items()}
-        found.append({"rows": rows, "columns": columns, "timings": timings})
+    with tempfile.TemporaryDirectory() as place:
+        masking = save_image_models(Path(place), tiny=options.shape == "tiny") if options.rivals else None
+        for rows, columns in options.cells:
+            request = build_request(model, rows, columns, options.text, options.tokens)
+            results = measure(model, request, options.repeats, masking)
+            print(f"\n{markdown(request, results)}", flush=True)
+            timings = {name: {part: asdict(timing) for part, timing in of.items()} for name, of in results.items()}
+            found.append({"rows": rows, "columns": columns, "timings": timings})
     if options.json:
         settings = {"shape": options.shape, "dtype": options.dtype, "text": options.text, "tokens": options.tokens}
         options.json.write_text(json.dumps({"machine": machine, "settings": settings, "images": found}, indent=2))
