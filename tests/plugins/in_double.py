@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from qkedit.plugins.transformers.branch import LockstepBranch
 from tests.plugins import tiny_requests
 from tests.plugins.tiny_requests import Request
 
@@ -31,10 +33,16 @@ def _double(value: Any) -> Any:
 
 @contextmanager
 def in_double() -> Iterator[None]:
-    """Compute in float64 instead of float32 while the context is open."""
+    """Compute in float64 instead of float32 while the context is open, also in the threads of branches."""
+    run_branch = LockstepBranch._run
+
+    def run(*args: Any) -> None:
+        with _DoubleForSingle():  # which holds for one thread
+            run_branch(*args)
+
     torch.set_default_dtype(torch.float64)
     try:
-        with _DoubleForSingle():
+        with _DoubleForSingle(), patch.object(LockstepBranch, "_run", run):
             yield
     finally:
         torch.set_default_dtype(torch.float32)

@@ -14,6 +14,7 @@ from qkedit import SCR
 from qkedit.errors import UnsupportedForm, UsageError
 from qkedit.plugins.amplified.plugin import MiddleLayer, PAIAttention
 from qkedit.plugins.transformers.modules import vlm_modules
+from tests.plugins.closeness import assert_equals_formulas
 from tests.plugins.greedy import STEPS, generated, one_image_each
 from tests.plugins.tiny_requests import IMAGE, distinct, model, request
 from tests.plugins.whole_text import whole_text
@@ -45,6 +46,7 @@ def raised_scores(family: str, ids: list[int], plugin: Any) -> AbstractContextMa
     return changed_scores(family, raise_them)
 
 
+@pytest.mark.usefixtures("precision")
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_padded_batch_equals_raised_scores(family: str, method: str) -> None:
@@ -60,7 +62,7 @@ def test_a_padded_batch_equals_raised_scores(family: str, method: str) -> None:
         with raised_scores(family, alone["input_ids"][0].tolist(), plugin):
             for step in range(STEPS):
                 expected = whole_text(vlm, alone, answer).logits[0, -1]
-                torch.testing.assert_close(logits[step][row], expected, atol=1e-5, rtol=1e-5)
+                assert_equals_formulas(logits[step][row], expected)
                 answer.append(int(expected.argmax()))
         assert answers[row].tolist() == answer
         assert (logits[0][row] - own[0][row]).abs().max() > 1e-4

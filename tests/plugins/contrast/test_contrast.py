@@ -15,6 +15,7 @@ from qkedit import SCR
 from qkedit.errors import UsageError
 from qkedit.plugins.contrast.noise import signal_shares, with_noise
 from qkedit.plugins.contrast.settings import ICD, M3ID, VCD, PAIContrast
+from tests.plugins.closeness import assert_equals_formulas
 from tests.plugins.contrast.contrast_oracle import contrasted
 from tests.plugins.greedy import STEPS, generated, one_image_each
 from tests.plugins.tiny_requests import IMAGE, model, request, two_prompts
@@ -75,6 +76,7 @@ METHODS: dict[str, tuple[Any, Any, Any, float]] = {
 }
 
 
+@pytest.mark.usefixtures("precision")
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_padded_batch_equals_the_formulas(family: str, method: str) -> None:
@@ -91,7 +93,7 @@ def test_a_padded_batch_equals_the_formulas(family: str, method: str) -> None:
         for step in range(STEPS):
             finite = expected[step].isfinite()
             assert torch.equal(logits[step][row].isfinite(), finite)
-            torch.testing.assert_close(logits[step][row][finite], expected[step][finite], atol=1e-5, rtol=1e-5)
+            assert_equals_formulas(logits[step][row][finite], expected[step][finite])
         assert answers[row].tolist() == answer
 
 

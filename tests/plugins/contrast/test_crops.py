@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor
 import qkedit
 from qkedit.errors import UnsupportedForm, UsageError
 from qkedit.plugins.contrast.crops import CRoPS
+from tests.plugins.closeness import assert_equals_formulas
 from tests.plugins.greedy import STEPS, generated, one_image_each
 from tests.plugins.tiny_requests import IMAGE, model, request
 from tests.plugins.whole_text import whole_text
@@ -20,7 +22,8 @@ from tests.plugins.written_out_attention import attention_by
 
 FAMILIES = ("qwen2-vl", "qwen2.5-vl", "llava", "llava-next", "internvl", "gemma3")
 # With these values the selection grows within a few tokens, and some distributions exceed the limit.
-PLUGIN = CRoPS(decay=0.3, alpha=0.7, beta=0.2, limit=0.2, keep=5, keep_text=3, more_text=700)
+# The weights of the three distributions add up to 4.6 at the fifth token: they multiply the rounding of each.
+PLUGIN = CRoPS(decay=0.1, alpha=0.7, beta=0.2, limit=0.2, keep=5, keep_text=3, more_text=700)
 
 
 def hiding(family: str, ids: list[int], plugin: CRoPS, *, of_image: bool) -> AbstractContextManager[None]:
@@ -82,24 +85,27 @@ def contrasted(family: str, inputs: dict[str, Any], plugin: CRoPS) -> tuple[list
     return answer, every, sure
 
 
+@pytest.mark.usefixtures("precision")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_padded_batch_equals_the_formulas(family: str) -> None:
     prompts = one_image_each(family)
-    with qkedit.attach(model(family), PLUGIN) as attached:
+    # The other tiny models are certain of most tokens.
+    plugin = PLUGIN if family == "llava" else replace(PLUGIN, beta=1e-4, limit=1.0)
+    with qkedit.attach(model(family), plugin) as attached:
         answers, logits = generated(family, request(family, prompts).inputs)
     report = attached.report()[0]
     sure = 0
     assert report.plugins["crops"].steps == STEPS
     assert report.warnings == ()
     for row, prompt in enumerate(prompts):
-        answer, expected, of_prompt = contrasted(family, request(family, [prompt]).inputs, PLUGIN)
+        answer, expected, of_prompt = contrasted(family, request(family, [prompt]).inputs, plugin)
+        assert of_prompt < STEPS
+        assert max(int(edited.isfinite().sum()) for edited in expected) > 1
         sure += of_prompt
         for step in range(STEPS):
             finite = expected[step].isfinite()
             assert torch.equal(logits[step][row].isfinite(), finite)
-            torch.testing.assert_close(
-                logits[step][row][finite].double(), expected[step][finite], atol=2e-5, rtol=1e-5
-            )
+            assert_equals_formulas(logits[step][row][finite], expected[step][finite])
         assert answers[row].tolist() == answer
     if family == "llava":
         assert 0 < sure < STEPS * len(prompts)

@@ -16,6 +16,7 @@ from qkedit.plugins.contrast.image_contrast import ImageContrast, ImageSum
 from qkedit.plugins.core.pictures import Pictures, remember_pictures
 from qkedit.runtime.generation import Prompt as Question
 from qkedit.runtime.generation import batch_inputs, load, prompt_text, respond, respond_batch
+from tests.plugins.closeness import assert_equals_formulas
 from tests.plugins.contrast.contrast_oracle import contrasted
 from tests.plugins.greedy import STEPS, generated
 from tests.plugins.tiny_requests import SHAPES, Prompt, model, request, two_prompts
@@ -64,6 +65,7 @@ CASES = [(family, ImageContrast(other, alpha=0.7), 0.7, None) for family in FAMI
 CASES += [(family, ImageSum(other), -2.0, 1.0) for family in ("qwen2-vl", "gemma3")]
 
 
+@pytest.mark.usefixtures("precision")
 @pytest.mark.parametrize(
     ("family", "plugin", "alpha", "own"), CASES, ids=[f"{case[0]}-{case[1].name}" for case in CASES]
 )
@@ -84,7 +86,7 @@ def test_a_batch_with_several_images_equals_the_formula_of_each_prompt(
         for step in range(STEPS):
             finite = expected[step].isfinite()
             assert torch.equal(logits[step][row].isfinite(), finite)
-            torch.testing.assert_close(logits[step][row][finite], expected[step][finite], atol=1e-5, rtol=1e-5)
+            assert_equals_formulas(logits[step][row][finite], expected[step][finite])
 
 
 @pytest.mark.parametrize(

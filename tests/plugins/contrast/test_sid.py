@@ -15,6 +15,7 @@ from qkedit import SCR
 from qkedit.errors import UnsupportedForm, UsageError
 from qkedit.plugins.contrast.settings import SID
 from qkedit.plugins.vaf.plugin import VAF
+from tests.plugins.closeness import assert_equals_formulas
 from tests.plugins.greedy import STEPS, generated, one_image_each
 from tests.plugins.tiny_requests import IMAGE, model, request, two_prompts
 from tests.plugins.whole_text import whole_text
@@ -64,6 +65,7 @@ def contrasted(family: str, inputs: Any, plugin: SID) -> tuple[list[int], list[T
     return answer, every
 
 
+@pytest.mark.usefixtures("precision")
 @pytest.mark.parametrize(
     ("family", "plugin"),
     [(family, SID(alpha=0.8, keep=5)) for family in FAMILIES] + [("llava", SID(alpha=0.5, keep=0.25, start=1))],
@@ -81,7 +83,7 @@ def test_a_padded_batch_equals_the_formulas(family: str, plugin: SID) -> None:
         for step in range(STEPS):
             finite = expected[step].isfinite()
             assert torch.equal(logits[step][row].isfinite(), finite)
-            torch.testing.assert_close(logits[step][row][finite], expected[step][finite], atol=1e-5, rtol=1e-5)
+            assert_equals_formulas(logits[step][row][finite], expected[step][finite])
         assert answers[row].tolist() == answer
 
 

@@ -16,6 +16,7 @@ from qkedit.errors import UsageError
 from qkedit.plugins.early_exit.damo import DAMO
 from qkedit.plugins.scr.plugin import SCR
 from qkedit.plugins.vaf.plugin import VAF
+from tests.plugins.closeness import assert_equals_formulas
 from tests.plugins.greedy import STEPS, generated, one_image_each
 from tests.plugins.tiny_requests import distinct, model, request
 from tests.plugins.whole_text import whole_text
@@ -79,6 +80,7 @@ def replaced(vlm: Any, prompt: int) -> Iterator[dict[tuple[int, int], Column]]:
         yield known
 
 
+@pytest.mark.usefixtures("precision")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_padded_batch_equals_the_formulas(family: str) -> None:
     prompts, vlm = one_image_each(family), model(family)
@@ -91,7 +93,7 @@ def test_a_padded_batch_equals_the_formulas(family: str) -> None:
             length = alone["input_ids"].shape[1]
             with replaced(vlm, length) as known:
                 expected = whole_text(vlm, alone, answer).logits[0, -1]
-            torch.testing.assert_close(logits[step][row], expected, atol=2e-5, rtol=1e-5)
+            assert_equals_formulas(logits[step][row], expected)
             answer.append(int(expected.argmax()))
             replaced_somewhere += known[0, length - 1 + step].is_on
         assert answers[row].tolist() == answer
@@ -123,7 +125,7 @@ def test_damo_works_with_previews_and_prompts_in_parts(second_plugin: Any) -> No
         with qkedit.attach(vlm, second_plugin, DAMO(**SETTINGS)) as attached:
             logits = generated("llava", given)[1]
         for one, other in zip(logits, expected, strict=True):
-            torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-5)
+            assert_equals_formulas(one, other)
     else:
         with qkedit.attach(vlm, second_plugin):
             generated("llava", given, max_new_tokens=1)
@@ -142,7 +144,7 @@ def test_beams_equal_those_of_an_edited_forward_pass() -> None:
     with replaced(vlm, given["input_ids"].shape[1]):
         expected, of_itself = generated("llava", given, num_beams=3, use_cache=False)
     assert torch.equal(answers, expected)
-    torch.testing.assert_close(torch.stack(logits), torch.stack(of_itself), atol=2e-5, rtol=1e-5)
+    assert_equals_formulas(torch.stack(logits), torch.stack(of_itself))
     assert (torch.stack(own) - torch.stack(logits)).abs().max() > 1e-3
 
 

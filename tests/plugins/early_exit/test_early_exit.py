@@ -17,6 +17,7 @@ from qkedit.plugins.contrast.settings import M3ID, VCD
 from qkedit.plugins.early_exit.deco import DeCo
 from qkedit.plugins.early_exit.dola import DoLa
 from qkedit.plugins.smoothed.plugin import KVSmooth
+from tests.plugins.closeness import assert_equals_formulas
 from tests.plugins.greedy import STEPS, generated, one_image_each
 from tests.plugins.tiny_requests import distinct, model, request
 from tests.plugins.whole_text import whole_text
@@ -79,6 +80,7 @@ METHODS: dict[str, tuple[Any, list[int], bool, Formula]] = {
 }
 
 
+@pytest.mark.usefixtures("precision")
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_padded_batch_equals_the_formulas(family: str, method: str) -> None:
@@ -97,7 +99,7 @@ def test_a_padded_batch_equals_the_formulas(family: str, method: str) -> None:
             expected = formula(output.logits[0, -1], distributions(vlm, output, layers, normed))
             finite = expected.isfinite()
             assert torch.equal(logits[step][row].isfinite(), finite)
-            torch.testing.assert_close(logits[step][row][finite].double(), expected[finite], atol=2e-5, rtol=1e-5)
+            assert_equals_formulas(logits[step][row][finite], expected[finite])
             answer.append(int(expected.argmax()))
         assert answers[row].tolist() == answer
 

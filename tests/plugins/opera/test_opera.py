@@ -16,6 +16,7 @@ from qkedit.plugins.contrast.settings import VCD
 from qkedit.plugins.core.beams import BeamRules, Beams
 from qkedit.plugins.opera.plugin import OPERA
 from qkedit.plugins.smoothed.plugin import KVSmooth
+from tests.plugins.closeness import assert_equals_formulas
 from tests.plugins.greedy import one_image_each
 from tests.plugins.opera.opera_reference import SUPPRESSED, searched
 from tests.plugins.tiny_requests import Prompt, distinct, model, request, two_prompts
@@ -73,10 +74,11 @@ def assert_is_reference(
     expected = [scores for one in found for scores in one.scores]
     assert (report.steps, report.rollbacks) == (len(expected), sum(len(one.returns) for one in found))
     for own, reference in zip(chances, expected, strict=True):
-        torch.testing.assert_close(own, reference, atol=2e-5, rtol=1e-5)
+        assert_equals_formulas(own, reference)
     return [column for one in found for column in one.returns]
 
 
+@pytest.mark.usefixtures("precision")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_padded_batch_equals_the_formulas(family: str, chances: list[Tensor]) -> None:
     """The first column has the attention to the image, the others the products of columns."""

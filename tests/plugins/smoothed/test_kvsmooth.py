@@ -15,6 +15,7 @@ from qkedit.errors import UsageError
 from qkedit.plugins.contrast.settings import VCD
 from qkedit.plugins.smoothed.plugin import KVSmooth
 from qkedit.plugins.transformers.modules import vlm_modules
+from tests.plugins.closeness import assert_equals_formulas
 from tests.plugins.greedy import STEPS, generated, one_image_each
 from tests.plugins.tiny_requests import distinct, model, request, two_prompts
 from tests.plugins.whole_text import whole_text
@@ -50,6 +51,7 @@ def smoothed_attention(family: str, prompt: int) -> AbstractContextManager[None]
     return attention_by(family, attention)
 
 
+@pytest.mark.usefixtures("precision")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_padded_batch_equals_the_formulas(family: str) -> None:
     prompts, vlm = two_prompts(family), model(family)
@@ -65,7 +67,7 @@ def test_a_padded_batch_equals_the_formulas(family: str) -> None:
         with smoothed_attention(family, alone["input_ids"].shape[1]):
             for step in range(STEPS):
                 expected = whole_text(vlm, alone, answer).logits[0, -1]
-                torch.testing.assert_close(logits[step][row], expected, atol=1e-5, rtol=1e-5)
+                assert_equals_formulas(logits[step][row], expected)
                 answer.append(int(expected.argmax()))
         assert answers[row].tolist() == answer
         # The first token follows from the prompt, and the second one reads its own key before smoothing.

@@ -13,6 +13,7 @@ import qkedit
 from qkedit.errors import UnsupportedForm, UsageError
 from qkedit.plugins.transformers.modules import vlm_modules
 from qkedit.plugins.vaf.plugin import VAF
+from tests.plugins.closeness import assert_equals_formulas
 from tests.plugins.greedy import STEPS, generated, one_image_each
 from tests.plugins.tiny_requests import IMAGE, distinct, model, request
 from tests.plugins.whole_text import whole_text
@@ -37,6 +38,7 @@ def scaled_scores(family: str, ids: list[int]) -> AbstractContextManager[None]:
     return changed_scores(family, scale)
 
 
+@pytest.mark.usefixtures("precision")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_padded_batch_equals_scaled_scores(family: str) -> None:
     prompts, vlm = one_image_each(family), model(family)
@@ -57,7 +59,7 @@ def test_a_padded_batch_equals_scaled_scores(family: str) -> None:
         with scaled_scores(family, alone["input_ids"][0].tolist()):
             for step in range(STEPS):
                 expected = whole_text(vlm, alone, answer).logits[0, -1]
-                torch.testing.assert_close(logits[step][row], expected, atol=1e-5, rtol=1e-5)
+                assert_equals_formulas(logits[step][row], expected)
                 answer.append(int(expected.argmax()))
         assert answers[row].tolist() == answer
         assert (logits[0][row] - whole_text(vlm, alone, []).logits[0, -1]).abs().max() > 1e-3
