@@ -24,13 +24,7 @@ _WITH_FURTHER_OPTIONS = ("plugins add",)
 
 def run(words: list[str]) -> int:
     """Run a command line, and return the exit code; errors are raised."""
-    name = " ".join(words[:-1])
-    if name in COMMANDS and words[-1] in _HELP:
-        # The flags of the group say nothing here, but to convert them Typer imports pydantic, for 0.15 s.
-        command, words, program = made_command(name), words[-1:], f"{_NAME} {name}"
-    else:
-        command, program = application(), _NAME
-    return command.main(words, prog_name=program, standalone_mode=False) or 0
+    return application().main(words, prog_name=_NAME, standalone_mode=False) or 0
 
 
 def application() -> Any:

@@ -12,6 +12,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from qkedit.cli.plain_values import PlainValues
+
 # An option, an argument or a command, with its description.
 _Row = tuple[str, str]
 # Longer names have a line of their own.
@@ -49,11 +51,11 @@ class _Page:
         return _parameters(self, context)
 
 
-class PageCommand(_Page, TyperCommand):
+class PageCommand(_Page, PlainValues, TyperCommand):
     """A command whose help page is in plain text."""
 
 
-class PageGroup(_Page, TyperGroup):
+class PageGroup(_Page, PlainValues, TyperGroup):
     """A group of commands whose help page is in plain text; of each command it has the first paragraph."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -80,10 +80,12 @@ def test_help_and_dry_run_import_no_torch(tmp_path: Path) -> None:
         "    except SystemExit as leaving:\n"
         "        print('CODE', leaving.code or 0)\n"
         "    if words == '--version':\n"
-        "        print('IMPORTED', *{'rich', 'pydantic', 'yaml'} & sys.modules.keys())\n"
+        "        print('IMPORTED', *{'yaml'} & sys.modules.keys())\n"
+        "print('AT LAST', *{'pydantic'} & sys.modules.keys())\n"
     )
     result = in_python(script)
     assert "\nIMPORTED\n" in result.stdout
+    assert "\nAT LAST\n" in result.stdout
     codes = re.findall(r"^CODE (\d+)$", result.stdout, re.MULTILINE)
     assert codes == ["0"] * 8 + ["2"], result.stdout + result.stderr
 
