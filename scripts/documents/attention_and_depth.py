@@ -23,6 +23,7 @@ import qkedit
 from qkedit.demo.depth_questions import ORDERS, DepthQuestion, depth_questions
 from qkedit.demo.files import write_scenes
 from qkedit.demo.scenes import HELD_OUT_SEED, make_scenes
+from qkedit.demo.worlds import world_name_for, world_named
 from qkedit.evaluation.attention.diagnosis import AttentionDiagnosis
 from qkedit.evaluation.benchmarks.choice import METRICS
 from qkedit.evaluation.files.records import MeasuredItem
@@ -83,17 +84,17 @@ def main() -> None:
     attention = qkedit.attention(arguments.model, scenes=arguments.scenes, batch_size=32, dtype="float32")
     plot = attention_plot(attention, f"{arguments.model}, {arguments.scenes} scenes", "png")
     (arguments.docs / "images" / "laboratory-attention.png").write_bytes(plot)
-    lines = [*attention_lines(attention), "", _where(arguments.work, time.monotonic() - started)]
+    lines = [*attention_lines(attention), "", _where(arguments, time.monotonic() - started)]
     text = with_section(document.read_text("utf-8"), SCRIPT, ATTENTION, lines)
     started = time.monotonic()
     depth = measure_depth(arguments.model, arguments.asked, arguments.work)
-    lines = [*depth_lines(depth), "", _where(arguments.work, time.monotonic() - started)]
+    lines = [*depth_lines(depth), "", _where(arguments, time.monotonic() - started)]
     document.write_text(with_section(text, SCRIPT, DEPTH, lines), encoding="utf-8")
 
 
 def measure_depth(model: str, count: int, work: Path) -> Depth:
     """Ask all questions in words with `eval`, and as forced choices in every arm."""
-    scenes = list(make_scenes(count, HELD_OUT_SEED))
+    scenes = list(make_scenes(count, HELD_OUT_SEED, world=world_named(world_name_for(model))))
     questions = depth_questions(scenes)
     write_scenes(scenes, work / "scenes")
     in_words = qkedit.evaluate(
@@ -166,6 +167,39 @@ def depth_lines(depth: Depth) -> Iterator[str]:
         cells = [_accuracy(items) for items in arms.values()]
         cells += [_difference(arms[before], arms[TRUE_DEPTH]) for before in (BASE, SHUFFLED_DEPTH)]
         yield f"| {form} | {order} | {len(arms[BASE])} | {' | '.join(cells)} |"
+    yield ""
+    for sentence in depth_findings(depth.found):
+        yield fill(f"* {sentence}", WIDTH, subsequent_indent="  ")
+
+
+def depth_findings(found: Found) -> Iterator[str]:
+    """Yield what the table shows, by rules: an interval beside the chance level or zero, or not."""
+    for form in dict.fromkeys(form for form, _, _ in found):
+        orders = [order for other, order, arm in found if other == form and arm == BASE]
+        above = []
+        for order in orders:
+            low = interval(found[form, order, BASE], ACCURACY, method="bootstrap", resamples=RESAMPLES).low
+            above += [order] if low is not None and low > 0.5 else []
+        decided = {
+            before: [
+                order for order in orders if _is_decided(found[form, order, before], found[form, order, TRUE_DEPTH])
+            ]
+            for before in (BASE, SHUFFLED_DEPTH)
+        }
+        yield (
+            f"Form {form}: the base is above chance in {_listed(above, orders)}. DSCR differs from the base in "
+            f"{_listed(decided[BASE], orders)}, and from DSCR with shuffled depth in "
+            f"{_listed(decided[SHUFFLED_DEPTH], orders)}."
+        )
+
+
+def _listed(some: Sequence[str], every: Sequence[str]) -> str:
+    return f"{len(some)} of {len(every)} orders" + (f" ({', '.join(some)})" if some else "")
+
+
+def _is_decided(before: Sequence[MeasuredItem], after: Sequence[MeasuredItem]) -> bool:
+    found = paired(before, after, ACCURACY, resamples=RESAMPLES)
+    return found.low is not None and found.high is not None and not found.low <= 0 <= found.high
 
 
 def _accuracy(items: Sequence[MeasuredItem]) -> str:
@@ -179,10 +213,11 @@ def _difference(before: Sequence[MeasuredItem], after: Sequence[MeasuredItem]) -
     return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*values).replace("-", "−")
 
 
-def _where(work: Path, seconds: float) -> str:
-    machine = describe_machine(work, "cpu")
+def _where(arguments: argparse.Namespace, seconds: float) -> str:
+    machine = describe_machine(arguments.work, "cpu")
     return (
-        f"({machine['date'][:10]}, {machine['processor']}, {machine['cores']} cores shared with other work, "
+        f"(`--model {arguments.model}`, "
+        f"{machine['date'][:10]}, {machine['processor']}, {machine['cores']} cores shared with other work, "
         f"{seconds / 60:.0f} min; torch {machine['libraries']['torch']}, transformers "
         f"{machine['libraries']['transformers']}.)"
     )

@@ -20,8 +20,13 @@ from string import Template
 
 from laboratory_document import render, spectra
 from laboratory_document.claims import contrasts
+from laboratory_document.findings import finding_lines
 from laboratory_document.sections import section, with_section
 
+from qkedit.checkpoint.architecture.layers import attention_stack
+from qkedit.checkpoint.checkpoint import open_checkpoint
+from qkedit.checkpoint.resolve import resolve
+from qkedit.demo.worlds import world_name_for, world_named
 from qkedit.laboratory.arms import Arm, demonstration_arms
 from qkedit.laboratory.demonstration import demonstrate
 from qkedit.laboratory.eval_set import SceneRange, make_eval_set
@@ -57,7 +62,6 @@ SEEDS = 5
 # Seeds of the demonstration and the sweep's two halves: three disjoint sets of scenes.
 DEMONSTRATED = 500
 SWEPT = 400
-LAYERS = ("0-1", "2-3", "4-5", "6-7")
 KS = (1, 2, 4, 8)
 CHANNELS = ("symmetric", "antisymmetric", "full")
 # SCR with the published share of the cells as candidates: 32 of 576 are 4 of 64.
@@ -87,7 +91,8 @@ def main() -> None:
 
 def measure(arguments: argparse.Namespace) -> None:
     model_spec = ModelSpec(arguments.model)
-    shown = SceneRange(arguments.scenes)
+    world = world_name_for(arguments.model)
+    shown = SceneRange(arguments.scenes, world=world)
     arms = (*demonstration_arms(SteerOptions(device="cpu"), arguments.seeds), *FEW_SOURCES)
     identity = fingerprint(directory_of(arguments.model)) | {"scenes": shown.as_dict(), "seeds": arguments.seeds}
     with ResultsFile(arguments.work / "demonstration.jsonl", identity) as file:
@@ -99,7 +104,7 @@ def measure(arguments: argparse.Namespace) -> None:
 
     settings = prepare(
         model_spec,
-        layers=LAYERS,
+        layers=layer_pairs(arguments.model),
         ks=KS,
         channels=CHANNELS,
         retains=(0.0,),
@@ -107,7 +112,7 @@ def measure(arguments: argparse.Namespace) -> None:
         seeds=arguments.seeds,
         objective="chair_s",
         guards=(Guard("recall", 0.02),),
-        scenes=SceneRange(arguments.swept, first=arguments.scenes),
+        scenes=SceneRange(arguments.swept, first=arguments.scenes, world=world),
     )
     with ResultsFile(arguments.work / "sweep.jsonl", settings.as_dict()) as file:
         report = run_sweep(model_spec, settings, file, arguments.workers, _watch("sweep"))
@@ -126,7 +131,7 @@ def measure(arguments: argparse.Namespace) -> None:
             for name in SHOWN_GRIDS
         ]
         swept = sum(outcome_of(arm).seconds for arm in settings.arms())
-        claims = "\n".join(render.claim_lines(contrasts(settings, outcome_of)))
+        tested = list(contrasts(settings, outcome_of))
 
     with tempfile.TemporaryDirectory() as place:
         rows = spectra.spectrum_rows(arguments.model, 4)
@@ -140,6 +145,7 @@ def measure(arguments: argparse.Namespace) -> None:
         (arguments.docs / "images" / name).write_bytes(content)
     compared = {part: "\n".join(render.arms_lines(demonstration.rows, part)) for part in _parts()}
     edit = demonstration.rows[1]
+    head_size = len(rows[0].singular_values)
     text = Template(TEMPLATE.read_text("utf-8")).substitute(
         machine=machine_line(arguments.work),
         scenes=shown.count,
@@ -159,7 +165,16 @@ def measure(arguments: argparse.Namespace) -> None:
         grids="\n\n".join(grids),
         ranking="\n".join(render.ranking_lines(report)),
         confirmation="\n".join(render.confirmation_lines(report)),
-        claims=claims,
+        claims="\n".join(render.claim_lines(tested)),
+        found="\n".join(finding_lines(demonstration.rows, rows, twin, report, tested)),
+        model=arguments.model,
+        decoder_layers=len(rows),
+        head_size=head_size,
+        part_of_head=f"{SteerOptions().suppression.k / head_size:.0%}",
+        kinds=len(world_named(world).kinds),
+        pairs=";".join(settings.layers),
+        ks=",".join(map(str, KS)),
+        channels=",".join(CHANNELS),
         spectra="\n".join(spectra.table(rows, twin, 4)),
     )
     document = arguments.docs / "laboratory.md"
@@ -168,6 +183,13 @@ def measure(arguments: argparse.Namespace) -> None:
             kept = section(document.read_text("utf-8"), script, name)
             text = with_section(text, script, name, kept)
     document.write_text(text, encoding="utf-8")
+
+
+def layer_pairs(model: str) -> tuple[str, ...]:
+    """Return a model's layers two by two, in the form of `--layers`; a last odd one belongs to the pair before it."""
+    count = len(attention_stack(open_checkpoint(resolve(model))).layers)
+    starts = range(0, count - 1, 2)
+    return tuple(f"{first}-{count - 1 if first + 3 > count - 1 and count % 2 else first + 1}" for first in starts)
 
 
 def machine_line(work: Path) -> str:

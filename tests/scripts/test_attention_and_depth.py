@@ -57,8 +57,35 @@ def test_depth_questions_are_written_as_markdown(script: ModuleType) -> None:
     lines = list(script.depth_lines(script.Depth(questions, found, SimpleNamespace(scores=[score]))))
     assert "**The chance level is 50 %.**" in lines[0].replace("\n", " ")
     assert "12.5 % of the answers name exactly one of the two objects, and 0.0 % are" in lines[2].replace("\n", " ")
-    assert lines[-1].startswith("| caption | nearest | 2 | 50.0 [0.0, 100.0] | 100.0 [100.0, 100.0] |")
-    assert "+50.0 [+0.0, +100.0] | +0.0 [+0.0, +0.0]" in lines[-1]
+    row = next(line for line in lines if line.startswith("| caption"))
+    assert row.startswith("| caption | nearest | 2 | 50.0 [0.0, 100.0] | 100.0 [100.0, 100.0] |")
+    assert "+50.0 [+0.0, +100.0] | +0.0 [+0.0, +0.0]" in row
+    said = " ".join(" ".join(lines).split("* ")[-1].split())
+    assert said.startswith(
+        "Form caption: the base is above chance in 0 of 1 orders. DSCR differs from the base in 0 of 1"
+    )
+
+
+def test_findings_about_depth_follow_the_intervals(script: ModuleType) -> None:
+    def items(right: float, shift: int = 0) -> list[MeasuredItem]:
+        # 40 scenes, of which this share is answered right.
+        return [
+            MeasuredItem(str(place), {"accuracy": (float((place + shift) % 40 < 40 * right), 1.0)}, "cup", str(place))
+            for place in range(40)
+        ]
+
+    found = {
+        ("caption", "nearest", script.BASE): items(0.9),
+        ("caption", "nearest", script.TRUE_DEPTH): items(0.4),
+        ("caption", "nearest", script.SHUFFLED_DEPTH): items(0.4, shift=3),
+        ("caption", "largest", script.BASE): items(0.5),
+        ("caption", "largest", script.TRUE_DEPTH): items(0.5),
+        ("caption", "largest", script.SHUFFLED_DEPTH): items(1.0),
+    }
+    assert list(script.depth_findings(found)) == [
+        "Form caption: the base is above chance in 1 of 2 orders (nearest). DSCR differs from the base in 1 of 2 "
+        "orders (nearest), and from DSCR with shuffled depth in 1 of 2 orders (largest)."
+    ]
 
 
 def test_both_documents_have_the_sections(script: ModuleType) -> None:

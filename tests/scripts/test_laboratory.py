@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -111,6 +111,33 @@ def test_verdicts_follow_the_rules(
     # The costs are shown, without a claim about them.
     assert all(not one.verdict for one in found if one.measure.name in ("recall", "f1_adversarial"))
     assert {one.measure.name for one in found} == {"chair_s", "hr_adversarial", "recall", "f1_adversarial"}
+
+
+def test_of_three_pairs_the_second_is_in_the_middle(document: Callable[[str], ModuleType]) -> None:
+    def share_of(arm: Arm) -> float:
+        full = arm.steer is not None and arm.steer.suppression.control == "none"
+        return {"2-3": 0.1, "0-1": 0.3}.get(arm.steer.layers, 0.5) if full and arm.steer is not None else 0.5
+
+    settings = replace(grid(), layers=("0-1", "2-3", "4-5"))
+    found = {
+        one.name: one
+        for one in document("claims").contrasts(settings, outcomes(share_of))
+        if one.measure.name == "chair_s"
+    }
+    # Early layers lower CHAIR_s by 0.2 and late ones not at all.
+    assert found["middle − base"].difference.value == pytest.approx(-0.4)
+    assert found["early and late − base"].difference.value == pytest.approx(-0.1)
+    assert found["middle − early and late"].difference.value == pytest.approx(-0.3)
+    assert found["middle − early and late"].verdict == "supported"
+
+
+def test_pairs_of_layers_are_those_of_the_model(monkeypatch: pytest.MonkeyPatch, document: Any) -> None:
+    script = load_script("laboratory")
+    assert script.layer_pairs("demo-crowded") == ("0-1", "2-3", "4-5")
+    for count, last in ((7, "4-6"), (8, "6-7")):
+        monkeypatch.setattr(script, "attention_stack", lambda checkpoint, n=count: SimpleNamespace(layers=range(n)))
+        assert script.layer_pairs("demo-crowded")[-1] == last
+        assert script.layer_pairs("demo-crowded")[:2] == ("0-1", "2-3")
 
 
 def test_contrasts_pool_all_their_cells(document: Callable[[str], ModuleType]) -> None:

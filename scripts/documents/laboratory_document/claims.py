@@ -89,8 +89,9 @@ def contrasts(settings: SweepSettings, outcome_of: OutcomeOf) -> Iterator[Contra
     }
     for name, outcomes in groups.items():
         yield from _of(claim, f"{name} − base", [base] * len(outcomes), outcomes)
-    if len(groups["middle"]) == len(groups["early and late"]):
-        yield from _of(claim, "middle − early and late", groups["early and late"], groups["middle"], claimed=-1)
+    middle, others = groups["middle"], groups["early and late"]
+    # Each group is repeated until both are equally large, so that each counts as a whole.
+    yield from _of(claim, "middle − early and late", others * len(middle), middle * len(others), claimed=-1)
 
 
 def by_cell(
@@ -118,7 +119,7 @@ def _of(
 
 
 def _inner_and_outer(layers: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
-    """Split alternatives from the first layers to the last into the middle half and the rest."""
-    quarter = len(layers) // 4
+    """Split alternatives from the first layers to the last into the middle half and the rest; of three, the second."""
+    quarter = (len(layers) + 1) // 4
     inner = layers[quarter : len(layers) - quarter]
     return inner, [one for one in layers if one not in inner]
