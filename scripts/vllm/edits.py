@@ -23,9 +23,9 @@ from urllib.request import Request, urlopen
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import checkpoints
 from command_line import parser_of
 from compare import ENGINE, LIMIT, SHOWN, TOKENS, compared, on_transformers, pictures, prompt_of
+from inputs import checkpoint
 
 PORT = 8123
 EDIT = ("--layers", "2-5", "--k", "4")
@@ -110,9 +110,7 @@ def of_adapter(base: Path, adapter: Path, wrong: Path) -> dict[str, int]:
 def main() -> int:
     arguments = parser_of(__doc__).parse_args()
     work = arguments.work.resolve()
-    qwen = work / "qwen2_vl"
-    if not qwen.exists():
-        checkpoints.qwen2_vl(qwen)
+    qwen = checkpoint(work, "qwen2_vl")
     directories = {}
     for name, base in (("demo", "demo"), ("qwen2_vl", str(qwen))):
         edited = work / f"{name}-edited"

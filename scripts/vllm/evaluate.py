@@ -20,8 +20,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from command_line import parser_of
+from inputs import scenes
 
-SCENES = 60
 EACH = 34  # questions per split, of which there are three
 ENGINE_FLAGS = (
     *("--dtype", "float32", "--max-model-len", "512", "--gpu-memory-utilization", "0.2"),
@@ -31,10 +31,19 @@ ARMS = {"no plug-in": (), "SCR": ("--plugin", "scr:sources=4,factor=1.5")}
 MARK = f"EVALUATION_OF={os.getpid()}"
 
 
-def evaluated(scenes: Path, out: Path, *words: str, flags: tuple[str, ...] = ()) -> float:
+def evaluated(questions: Path, out: Path, *words: str, flags: tuple[str, ...] = ()) -> float:
     """Return the seconds of `qkedit eval demo`, with the start."""
     command = [sys.executable, "-m", "qkedit", "eval", "demo", *words, "-b", "pope", "--limit", str(EACH)]
-    command += ["--data", str(scenes), "--images", str(scenes / "images"), "--out", str(out), "--overwrite", "--quiet"]
+    command += [
+        "--data",
+        str(questions),
+        "--images",
+        str(questions / "images"),
+        "--out",
+        str(out),
+        "--overwrite",
+        "--quiet",
+    ]
     name, _, value = MARK.partition("=")
     begun = time.monotonic()
     subprocess.run([*command, *flags], check=True, stdout=sys.stderr, env={**os.environ, name: value})
@@ -65,17 +74,12 @@ def left_over() -> int:
 def main() -> int:
     arguments = parser_of(__doc__).parse_args()
     work = arguments.work.resolve()
-    scenes = work / "scenes"
-    if not scenes.exists():
-        from qkedit.demo.files import write_scenes
-        from qkedit.demo.scenes import make_scenes
-
-        write_scenes(list(make_scenes(SCENES, seed=3_000_000)), scenes)
+    questions = scenes(work)
     found: dict[str, dict[str, Any]] = {}
     for name, plugins in ARMS.items():
         local, served = work / f"eval-{name}", work / f"eval-vllm-{name}"
-        seconds = evaluated(scenes, local, "--dtype", "float32", *plugins)
-        there = evaluated(scenes, served, "--engine", "vllm", *plugins, flags=("--", *ENGINE_FLAGS))
+        seconds = evaluated(questions, local, "--dtype", "float32", *plugins)
+        there = evaluated(questions, served, "--engine", "vllm", *plugins, flags=("--", *ENGINE_FLAGS))
         here, other = answers(local), answers(served)
         found[name] = {
             "answers": len(here),

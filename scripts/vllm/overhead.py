@@ -19,9 +19,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import checkpoints
 from command_line import parser_of
 from compare import ENGINE, MANY, TOKENS, cases, pictures, prompt_of
+from inputs import checkpoint
 
 RUNS = 4
 # What plug-ins need, for an engine without them.
@@ -50,9 +50,7 @@ def main() -> int:
     from qkedit.runtime.generation import load
     from qkedit.runtime.loading import directory_of
 
-    depth = arguments.work.resolve() / "depth"
-    if not depth.exists():
-        checkpoints.depth_model(depth)
+    depth = checkpoint(arguments.work.resolve(), "depth")
     directory = directory_of("demo")
     loaded = load("demo", dtype="float32")
     prompts = [prompt_of(loaded, images) for images in pictures()] * MANY

@@ -19,8 +19,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import checkpoints
 from command_line import parser_of
+from inputs import checkpoint
 
 PORT = 8125
 # Settings of vLLM's `EngineArgs` by the flag that the refusal names.
@@ -84,10 +84,7 @@ def main() -> int:
     wrong = [flag for flag, message in found.items() if not (message or "").startswith(flag)]
     if refusal(enable_prefix_caching=True, enable_chunked_prefill=True) is not None:
         wrong.append("caching")
-    qwen = arguments.work.resolve() / "qwen2_vl"
-    if not qwen.exists():
-        checkpoints.qwen2_vl(qwen)
-    output = failed_start(qwen)
+    output = failed_start(checkpoint(arguments.work.resolve(), "qwen2_vl"))
     if "error: vLLM: worker 0 runs without plug-ins" not in output or "Traceback" in output:
         print(output, file=sys.stderr)
         wrong.append("a depth model that cannot be loaded")

@@ -28,13 +28,12 @@ from urllib.request import Request, urlopen
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import checkpoints
 from command_line import parser_of
 from compare import LIMIT, QUESTION, cases, pictures
+from inputs import checkpoint, scenes
 
 PORT = 8124
 CLIENTS, EACH = 32, 4
-SCENES = 60
 DEFAULTS, OWN, OFF = "vLLM's own class, its defaults", "vLLM's own class, without caching", "plug-ins, switched off"
 PLUGINS = ("DSCR", "SCR", "SCR and DSCR")
 # What plug-ins need, for a server without them.
@@ -128,9 +127,9 @@ def measured_with(records: list[dict[str, Any]], bodies: list[dict[str, Any]]) -
     return found | {key: report[key] for key in ("edited", "failed", "split")}
 
 
-def evaluated(scenes: Path, out: Path, *where: str) -> float:
+def evaluated(questions: Path, out: Path, *where: str) -> float:
     """Return the answers per second of `qkedit eval`, with its start."""
-    words = ["eval", *where, "-b", "pope", "--data", str(scenes), "--images", str(scenes / "images")]
+    words = ["eval", *where, "-b", "pope", "--data", str(questions), "--images", str(questions / "images")]
     command = [sys.executable, "-m", "qkedit", *words, "--out", str(out), "--overwrite", "--quiet"]
     begun = time.monotonic()
     subprocess.run(command, check=True, stdout=sys.stderr)
@@ -153,14 +152,7 @@ def failures(speeds: dict[str, dict[str, float]]) -> list[str]:
 def main() -> int:
     arguments = parser_of(__doc__).parse_args()
     work = arguments.work.resolve()
-    depth, scenes = work / "depth", work / "scenes"
-    if not depth.exists():
-        checkpoints.depth_model(depth)
-    if not scenes.exists():
-        from qkedit.demo.files import write_scenes
-        from qkedit.demo.scenes import make_scenes
-
-        write_scenes(list(make_scenes(SCENES, seed=3_000_000)), scenes)
+    depth, questions = checkpoint(work, "depth"), scenes(work)
     bodies = [request_of(images) for images in pictures()]
     speeds: dict[str, dict[str, float]] = {}
     evals: dict[str, float] = {}
@@ -170,7 +162,7 @@ def main() -> int:
             speeds[name] = measured(bodies)
             if name == DEFAULTS:
                 endpoint = ("--endpoint", f"http://127.0.0.1:{PORT}/v1")
-                evals["eval --endpoint"] = evaluated(scenes, work / "served", *endpoint)
+                evals["eval --endpoint"] = evaluated(questions, work / "served", *endpoint)
         print(name, speeds[name], file=sys.stderr, flush=True)
     with server(["--plugin", "scr", "--plugin", f"dscr:depth={depth}"]):
         plugins = cases(depth)
@@ -180,7 +172,7 @@ def main() -> int:
         for name in PLUGINS:
             speeds[name] = measured_with(plugins[name], bodies)
         print(speeds, file=sys.stderr, flush=True)
-    evals["eval"] = evaluated(scenes, work / "local", "demo", "--dtype", "float32")
+    evals["eval"] = evaluated(questions, work / "local", "demo", "--dtype", "float32")
     print(evals, file=sys.stderr, flush=True)
     arguments.out.write_text(json.dumps({"plug-ins": speeds, "eval": evals}, indent=2) + "\n")
     wrong = failures(speeds)

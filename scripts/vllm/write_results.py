@@ -1,9 +1,5 @@
 #!/usr/bin/env python
-"""Write the tables of docs/vllm.md from a directory of results: `write_results.py DATE DIRECTORY SECONDS`.
-
-SECONDS is how long `scripts/test_vllm.sh` took; the directory has its CPU times in `times.txt`, as the shell's `times`
-writes them.
-"""
+"""Write the tables of docs/vllm.md from the results of run_parts.py: `write_results.py DATE DIRECTORY`."""
 
 from __future__ import annotations
 
@@ -33,7 +29,7 @@ COMPARED = ("difference", "36 at once", "switched off")
 def families(results: dict[str, Any]) -> list[str]:
     """Return the table of compare.py: the largest difference per model and case."""
     lines: list[str] = []
-    for name in ("families", "compiled", "ranks"):
+    for name in ("families-1", "families-2", "compiled", "ranks"):
         if name not in results:
             continue
         ranks = results[name]["ranks"]
@@ -91,15 +87,16 @@ def overhead(results: dict[str, Any]) -> list[str]:
 
 
 def run(results: dict[str, Any]) -> list[str]:
-    """Return the sentence about the whole run."""
-    took, cores = results["seconds"] / 60, os.cpu_count()
-    cpu = results["cpu seconds"] / 60
-    return [f"The whole run took {took:.0f} minutes on {cores} cores, and {cpu:.0f} minutes of CPU time."]
-
-
-def cpu_seconds(text: str) -> float:
-    """Return the CPU seconds of a shell and its children, `1m2.50s` four times."""
-    return sum(60 * float(minutes) + float(seconds) for minutes, seconds in re.findall(r"([\d.]+)m([\d.]+)s", text))
+    """Return the sentences about the whole run."""
+    if "run" not in results:
+        return []
+    found = results["run"]
+    made = "" if found["is new"] else "; it found the environment made"
+    seconds = ", ".join(f"{name} {taken:.0f}" for name, taken in found["parts"].items())
+    return [
+        f"The whole run took {found['seconds'] / 60:.1f} minutes on {os.cpu_count()} cores, and "
+        f"{found['cpu seconds'] / 60:.0f} minutes of CPU time{made}. Seconds per part: {seconds}."
+    ]
 
 
 def evaluation(results: dict[str, Any]) -> list[str]:
@@ -129,8 +126,6 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
 def main() -> int:
     date, directory = sys.argv[1], Path(sys.argv[2])
     results = {file.stem: json.loads(file.read_text("utf-8")) for file in directory.glob("*.json")}
-    results["seconds"] = float(sys.argv[3])
-    results["cpu seconds"] = cpu_seconds((directory / "times.txt").read_text("utf-8"))
     text = DOCUMENT.read_text(encoding="utf-8")
     for section, table in SECTIONS.items():
         if not (lines := table(results)):

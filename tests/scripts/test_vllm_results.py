@@ -24,7 +24,7 @@ def test_a_row_per_model_with_its_largest_difference() -> None:
     edited = {"difference": 1e-6, "36 at once": 2e-6, "switched off": 4e-6, "effect": 0.5}
     models = {"demo": {"no plug-in": plain, "SCR": edited}}
     results = {
-        "families": {"ranks": 1, "compiled": False, "models": models},
+        "families-1": {"ranks": 1, "compiled": False, "models": models},
         "compiled": {"ranks": 1, "compiled": True, "models": models},
         "ranks": {"ranks": 2, "compiled": False, "models": models},
     }
@@ -38,8 +38,15 @@ def test_a_row_per_model_with_its_largest_difference() -> None:
     ]
 
 
-def test_cpu_time_includes_the_shell_and_its_children() -> None:
-    assert load_script("write_results").cpu_seconds("0m1.50s 0m0.50s\n1m2.00s 0m3.00s\n") == 67
+def test_the_whole_run_with_its_parts() -> None:
+    results = {"run": {"seconds": 660, "cpu seconds": 900, "is new": False, "parts": {"edits": 71.4, "speed": 180}}}
+    (sentences,) = load_script("write_results").run(results)
+    assert sentences.startswith("The whole run took 11.0 minutes on ")
+    assert sentences.endswith(
+        "15 minutes of CPU time; it found the environment made. Seconds per part: edits 71, speed 180."
+    )
+    results["run"]["is new"] = True
+    assert "found" not in load_script("write_results").run(results)[0]
 
 
 def answer(tokens: list[int], *steps: dict[int, float]) -> Any:
