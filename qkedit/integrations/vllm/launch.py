@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -84,14 +85,17 @@ def server_command(
         flags: vLLM's own flags.
 
     Raises:
-        UsageError: a flag does not go with plug-ins, or a plug-in does not run on vLLM.
+        UsageError: a flag, or a setting of the file after `--config`, does not go with plug-ins, or the file cannot be
+            read, or a plug-in does not run on vLLM.
         UnsupportedForm: plug-ins do not run on vLLM for this family.
     """
     command = [sys.executable, "-m", MODULE, "--model", model, "--served-model-name", served_name]
     command += ["--host", host, "--port", str(port)]
     if plugins:
-        given = {_long(flag) for flag in flags if flag.startswith("-")}
-        refused_settings({flag: any(_is_spelling(one, flag) for one in given) for flag in REFUSED})
+        _refuse_given({_long(flag) for flag in flags if flag.startswith("-")})
+        for place, value in pairwise(flags):
+            if place == "--config":  # the only spelling for which vLLM reads the file
+                _refuse_given(_flags_in_file(Path(value)), value)
         check_plugins(plugins)
         command += [
             "--hf-overrides",
@@ -164,11 +168,31 @@ def check_plugins(plugins: Sequence[PluginSettings]) -> None:
         )
 
 
-def refused_settings(found: Mapping[str, bool]) -> None:
-    """Raise UsageError for the first flag that is on."""
+def refused_settings(found: Mapping[str, bool], file: str | None = None) -> None:
+    """Raise UsageError for the first flag that is on; `file` is the file that sets them."""
     for flag, is_on in found.items():
         if is_on:
-            raise UsageError(f"does not go with plug-ins: {REFUSED[flag]}", where=flag, remedy="leave it out")
+            where = flag if file is None else f"{flag.lstrip('-')} in {file}"
+            raise UsageError(f"does not go with plug-ins: {REFUSED[flag]}", where=where, remedy="leave it out")
+
+
+def _refuse_given(given: Collection[str], file: str | None = None) -> None:
+    refused_settings({flag: any(_is_spelling(one, flag) for one in given) for flag in REFUSED}, file)
+
+
+def _flags_in_file(file: Path) -> set[str]:
+    """Return the flags that vLLM reads from a file of settings. Raises UsageError if it cannot be read."""
+    import yaml
+
+    try:
+        settings = yaml.safe_load(file.read_bytes())  # as vLLM reads it
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+        raise UsageError(f"cannot be read ({reason})", where=str(file), remedy="correct --config") from error
+    if not isinstance(settings, dict):
+        raise UsageError("has no settings", where=str(file), remedy="correct --config")
+    # For vLLM, false and an empty list are no flags.
+    return {_long(f"--{name}") for name, value in settings.items() if value is not False and value != []}
 
 
 def is_switched_off(extra: Mapping[str, Any] | None) -> bool:

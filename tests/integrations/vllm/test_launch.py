@@ -6,6 +6,7 @@ import json
 import os
 import tomllib
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -75,6 +76,51 @@ def test_without_plug_ins_vllm_runs_its_own_class() -> None:
 def test_flags_that_do_not_go_with_plug_ins(flags: tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match="does not go with plug-ins"):
         command(*flags)
+
+
+@pytest.mark.parametrize(
+    ("content", "refused"),
+    [
+        ("port: 1\nenable-dbo: true\n", "enable-dbo"),
+        ("pipeline_parallel_size: 2\n", "pipeline-parallel-size"),
+        ("pipeline-parallel: 2\n", "pipeline-parallel-size"),
+        ("speculative-config:\n  method: ngram\n", "speculative-config"),
+        ("speculative-config.method: ngram\n", "speculative-config"),
+    ],
+)
+def test_settings_in_a_file_that_do_not_go_with_plug_ins_are_refused(
+    content: str, refused: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(content)
+    with pytest.raises(UsageError, match=f"{refused} in {file}: does not go with plug-ins"):
+        command("--config", str(file))
+    command("--config", str(file), plugins=())  # vLLM's own class reads it by itself
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "No such file"),
+        ("a: [", "cannot be read"),
+        (b"\xff\xfe\xff", "cannot be read"),
+        ("- port", "no settings"),
+    ],
+)
+def test_a_file_of_settings_that_cannot_be_read_is_refused(
+    content: str | bytes | None, reason: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "settings.yaml"
+    if content is not None:
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(UsageError, match=reason):
+        command("--config", str(file))
+
+
+def test_settings_in_a_file_that_go_with_plug_ins_are_accepted(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("max-model-len: 4096\nenable-dbo: false\nenable-prefix-caching: false\n2: 3\n")
+    assert command("--config", str(file))[-2:] == ["--config", str(file)]
 
 
 def test_flags_that_only_resemble_refused_ones_go_to_vllm() -> None:
