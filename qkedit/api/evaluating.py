@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from qkedit.errors import UsageError
 
 if TYPE_CHECKING:
-    from qkedit.evaluation.runs.arms import FinishedArms
+    from qkedit.evaluation.runs.arms import Arm, FinishedArms
+    from qkedit.evaluation.runs.backend import Backend
     from qkedit.evaluation.runs.evaluate import Finished
     from qkedit.evaluation.runs.local_model import LocalModel
     from qkedit.evaluation.served_edit import ServedEdit
     from qkedit.plugins.requested import Plugins
-    from qkedit.plugins.settings import PluginSettings
 
 
 def evaluate(
@@ -34,6 +36,8 @@ def evaluate(
     limit: int | None = None,
     max_new_tokens: int | None = None,
     overwrite: bool = False,
+    engine: Literal["transformers", "vllm"] = "transformers",
+    engine_flags: Sequence[str] = (),
     **loading: Any,
 ) -> Finished:
     """Let a model answer a benchmark's questions, and score the answers; an interrupted run is resumed.
@@ -57,41 +61,64 @@ def evaluate(
         limit: the number of questions to ask of each split, from the first.
         max_new_tokens: the maximum length of an answer; by default the benchmark's own.
         overwrite: whether to start again if another run's files exist.
+        engine: `vllm` starts vLLM's server on this machine for the run, without edits, and without `device`, `dtype`,
+            `batch_size` and all of `loading` except `revision`.
+        engine_flags: vLLM's own flags, such as `["--dtype", "float32"]`.
         loading: `revision`, `trust_remote_code`, `chat_template`, `device_map`, `attn_implementation` and
             `quantization` as for `load`; the run records them.
 
     Raises:
+        UsageError: an argument has no effect with the engine.
         QkeditError: an image is missing, the model cannot answer, or a file cannot be read or written.
     """
     from qkedit.evaluation.benchmarks.registry import benchmark_named
+    from qkedit.evaluation.runs.arms import BASE, Arm
     from qkedit.evaluation.runs.evaluate import evaluate as run
     from qkedit.evaluation.runs.tasks import tasks_of
     from qkedit.plugins.requested import requested_settings
 
-    local = local_model(model, requested_settings(plugins, str(model)), edits, device, dtype, batch_size, loading)
+    backend_of = _backends(model, engine, engine_flags, device, dtype, batch_size, loading)
+    backend = backend_of(Arm(BASE, tuple(map(str, edits)), requested_settings(plugins, str(model))))
     asked = benchmark_named(benchmark).with_metrics(also)
     tasks = tasks_of(asked, Path(data), splits, max_new_tokens=max_new_tokens, rule=rule)
-    return run(local, tasks, Path(images), Path(out), prompt=prompt, limit=limit, overwrite=overwrite)
+    return run(backend, tasks, Path(images), Path(out), prompt=prompt, limit=limit, overwrite=overwrite)
 
 
-def local_model(
+def _backends(
     model: str | Path,
-    plugins: tuple[PluginSettings, ...],
-    edits: Sequence[str | Path],
+    engine: str,
+    engine_flags: Sequence[str],
     device: str,
     dtype: str,
     batch_size: int,
     loading: Mapping[str, Any],
-) -> LocalModel:
-    """Return a model of transformers as runs ask it; `loading` as for `evaluate`."""
+) -> Callable[[Arm], Backend]:
+    """Return a function from an arm to the model with its edits and plug-ins, on an engine."""
+    from qkedit.api.vllm_servers import vllm_servers
+    from qkedit.evaluation.runs.arms import in_one_load
+
+    if engine == "vllm":
+        usual = {"device": "cpu", "dtype": "auto", "batch_size": 8, "revision": loading.get("revision")}
+        given = {"device": device, "dtype": dtype, "batch_size": batch_size, **loading}
+        for name, value in given.items():
+            if value != usual.get(name):
+                raise UsageError("has no effect with engine='vllm'", where=name, remedy="leave it out")
+        return vllm_servers(str(model), loading.get("revision"), engine_flags)
+    if engine != "transformers":
+        raise UsageError(f"{engine!r} is not an engine", where="engine", remedy="name transformers or vllm")
+    if engine_flags:
+        raise UsageError("are for engine='vllm'", where="engine_flags", remedy="leave them out")
+    return in_one_load(local_model(model, device, dtype, batch_size, loading))
+
+
+def local_model(model: str | Path, device: str, dtype: str, batch_size: int, loading: Mapping[str, Any]) -> LocalModel:
+    """Return a model of transformers as runs ask it, without edits and plug-ins; `loading` as for `evaluate`."""
     from qkedit.evaluation.runs.local_model import LocalModel
     from qkedit.runtime.load_options import Placement
 
     placed = {name: loading[name] for name in vars(Placement()) if name in loading}
     return LocalModel(
         str(model),
-        plugins=plugins,
-        edits=tuple(map(str, edits)),
         device=device,
         dtype=dtype,
         batch_size=batch_size,
@@ -120,12 +147,14 @@ def evaluate_arms(
     overwrite: bool = False,
     device: str = "cpu",
     dtype: str = "auto",
+    engine: Literal["transformers", "vllm"] = "transformers",
+    engine_flags: Sequence[str] = (),
     **loading: Any,
 ) -> FinishedArms:
     """Ask a model, and the model with each edit and each plug-in alone, the same questions, and compare them.
 
-    This is `qkedit eval --each`: the model is loaded once, each arm is a run of its own below `out`, and interrupted
-    arms are resumed.
+    This is `qkedit eval --each`: the model is loaded once (on vLLM, a server is started for each arm), each arm is a
+    run of its own below `out`, and interrupted arms are resumed.
 
     Args:
         model, benchmark, data, images: as for `evaluate`.
@@ -134,7 +163,7 @@ def evaluate_arms(
         edits: directories of edits, one arm for each.
         always: plug-ins that act in every arm, including the base.
         splits, rule, also, batch_size, prompt, limit, max_new_tokens, overwrite, device, dtype: as for `evaluate`.
-        loading: as for `evaluate`.
+        engine, engine_flags, loading: as for `evaluate`.
 
     Returns:
         `runs` holds each arm's scores, `against_base.arms` each arm's differences from the base with intervals and
@@ -157,10 +186,10 @@ def evaluate_arms(
 
     chosen, everywhere = (requested_settings(some, str(model), repeated=True) for some in (plugins, always))
     arms = arms_of([*map(str, edits)], chosen, everywhere)
-    local = local_model(model, (), (), device, dtype, batch_size, loading)
+    backend_of = _backends(model, engine, engine_flags, device, dtype, batch_size, loading)
     asked = benchmark_named(benchmark).with_metrics(also)
     tasks = tasks_of(asked, Path(data), splits, max_new_tokens=max_new_tokens, rule=rule)
-    return run(local, arms, tasks, Path(images), Path(out), prompt=prompt, limit=limit, overwrite=overwrite)
+    return run(backend_of, arms, tasks, Path(images), Path(out), prompt=prompt, limit=limit, overwrite=overwrite)
 
 
 def evaluate_endpoint(

@@ -139,7 +139,7 @@ def tune(
         tuple(products),
     )
     return tune_model(
-        local_model(model, (), (), device, dtype, batch_size, loading),
+        local_model(model, device, dtype, batch_size, loading),
         asked,
         space,
         goal_of(objective, no_worse, asked.measures),

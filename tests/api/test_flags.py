@@ -60,8 +60,6 @@ OTHERWISE = {
     "kv-coherence": {"layer": "the layer of the plot"},
     "eval": {
         "each": "qkedit.evaluate_arms",
-        "engine": "qkedit.evaluate_endpoint of a server",
-        "engine_flags": "qkedit.evaluate_endpoint of a server",
     },
     "attention": {"limit": "give fewer images"},
     "drift": {"limit": "give fewer images", "model": "edited"},

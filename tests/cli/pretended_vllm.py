@@ -63,6 +63,8 @@ class Handler(BaseHTTPRequestHandler):
 def main() -> None:
     worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     NOTES.write_text(json.dumps({"ids": [os.getpid(), worker.pid], "arguments": sys.argv[1:]}))
+    with NOTES.with_suffix(".lines").open("a") as started:
+        started.write(json.dumps(sys.argv[1:]) + "\n")
     if FAILS_AT_START:
         sys.exit("Traceback …\nValueError: no memory is left for the cache.\nRuntimeError: see above")
     port = int(sys.argv[sys.argv.index("--port") + 1])

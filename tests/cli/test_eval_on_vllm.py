@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 
+from qkedit import evaluate
 from qkedit.demo.files import write_scenes
 from qkedit.demo.scenes import make_scenes
+from qkedit.errors import UsageError
 from qkedit.evaluation.runs import started_server
 from tests.cli.command import qkedit
 
@@ -41,7 +43,13 @@ class Pretended:
 
     @property
     def noted(self) -> dict[str, Any]:
+        """Return the notes of the last server."""
         return json.loads(self.notes.read_text())
+
+    @property
+    def started(self) -> list[list[str]]:
+        """Return the arguments of all servers."""
+        return [json.loads(line) for line in self.notes.with_suffix(".lines").read_text().splitlines()]
 
     @property
     def is_gone(self) -> bool:
@@ -117,6 +125,53 @@ def test_a_finished_run_needs_no_server(vllm: Pretended, words: tuple[str, ...])
     assert "holds another run: engine.flags" in qkedit(*words, "--", "--dtype", "float32").sentence()
 
 
+def test_each_plug_in_is_an_arm_with_a_server_of_its_own(
+    vllm: Pretended, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    pytest.importorskip("scipy")
+    arms = ("--each", "--plugin", "scr:sources=4", "--plugin", "vaf", "--json")
+    document = qkedit(*words, *arms, "--", "--dtype", "float32").document
+    assert [arm["name"] for arm in document["arms"]] == ["base", "scr", "vaf"]
+    assert [arm["asked"] for arm in document["arms"]] == [6, 6, 6]
+    plugins = [[plugin["name"] for plugin in arm["run"]["plugins"]] for arm in document["arms"]]
+    assert plugins == [[], ["scr"], ["vaf"]]
+    assert ["--hf-overrides" in arguments for arguments in vllm.started] == [False, True, True]
+    assert vllm.is_gone
+    vllm.notes.unlink()
+    again = qkedit(*words, *arms, "--", "--dtype", "float32").document
+    assert [arm["asked"] for arm in again["arms"]] == [0, 0, 0]
+    assert not vllm.notes.exists()
+
+    alone = tmp_path / "alone"
+    finished = evaluate(
+        "demo",
+        "pope",
+        data=tmp_path / "scenes",
+        images=tmp_path / "scenes" / "images",
+        out=alone,
+        splits=["random"],
+        limit=6,
+        plugins=["scr:sources=4"],
+        engine="vllm",
+        engine_flags=["--dtype", "float32"],
+    )
+    assert finished.asked == 6
+    assert finished.as_dict()["results"] == document["arms"][1]["results"]
+    assert vllm.is_gone
+
+
+def test_arguments_without_effect_on_vllm_are_refused(vllm: Pretended, tmp_path: Path) -> None:
+    how: dict[str, Any] = {"data": tmp_path, "images": tmp_path, "out": tmp_path / "out"}
+    for name, value in {"dtype": "float32", "device": "cuda", "batch_size": 4, "device_map": "auto"}.items():
+        with pytest.raises(UsageError, match=f"{name}: has no effect with engine='vllm'"):
+            evaluate("demo", "pope", **how, engine="vllm", **{name: value})
+    with pytest.raises(UsageError, match="engine_flags: are for engine='vllm'"):
+        evaluate("demo", "pope", **how, engine_flags=["--dtype", "float32"])
+    with pytest.raises(UsageError, match="write the edited model with qkedit apply"):
+        evaluate("demo", "pope", **how, engine="vllm", edits=["a"])
+    assert not vllm.notes.exists()
+
+
 def test_a_server_that_does_not_start_is_an_error(
     vllm: Pretended, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,7 +220,9 @@ def test_invalid_requests_are_refused(
     vllm: Pretended, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for more, sentence in {
-        ("--each",): "a server of vLLM is one arm",
+        ("--each",): "there is only one arm",
+        ("--each", "--edit", "here"): "write the edited model with qkedit apply",
+        ("--each", "--plugin", "scr", "--plugin", "vcd"): "vcd does not run on vLLM",
         ("--edit", "here"): "vLLM reads weights from files alone",
         ("--plugin", "vcd"): "vcd does not run on vLLM",
         ("--batch-size", "4"): "has no effect with --engine vllm",

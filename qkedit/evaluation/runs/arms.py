@@ -1,4 +1,4 @@
-"""Run several arms over the same questions in one load: the model alone, and with each edit or plug-in.
+"""Run several arms over the same questions: the model alone, and with each edit or plug-in.
 
     OUT/base/, OUT/delta-a/, OUT/scr/     one run each, as `evaluate` writes and resumes it
 
@@ -8,7 +8,7 @@ gated separately.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -17,6 +17,7 @@ from qkedit.errors import UsageError
 from qkedit.evaluation.answer_times import times_of
 from qkedit.evaluation.files.answer_files import read_answers
 from qkedit.evaluation.files.result_files import ScoredRun, read_scores
+from qkedit.evaluation.runs.backend import Backend
 from qkedit.evaluation.runs.evaluate import Finished, RunOptions, Watch, check_run, evaluate
 from qkedit.evaluation.runs.local_model import LocalModel, Shared
 from qkedit.evaluation.runs.run_files import ANSWERS, RUN_FILE
@@ -113,8 +114,14 @@ def arms_of(
     return tuple(replace(arm, name=name) for arm, name in zip(arms, names, strict=True))
 
 
+def in_one_load(model: LocalModel) -> Callable[[Arm], LocalModel]:
+    """Return a function from an arm to its backend; all arms share a model of transformers, loaded at most once."""
+    shared = Shared()
+    return lambda arm: replace(model, edits=arm.edits, plugins=arm.plugins, shared=shared)
+
+
 def evaluate_arms(
-    model: LocalModel,
+    backend_of: Callable[[Arm], Backend],
     arms: Sequence[Arm],
     tasks: Sequence[Task],
     images: Path,
@@ -123,10 +130,11 @@ def evaluate_arms(
     watch: Watch = lambda done, total: None,
     **options: Unpack[RunOptions],
 ) -> FinishedArms:
-    """Ask all arms the same questions, in turn, and compare their runs; the model is loaded at most once.
+    """Ask all arms the same questions, in turn, and compare their runs.
 
     Args:
-        model: the model without edits and plug-ins; it is not loaded if all questions are answered.
+        backend_of: returns the backend of an arm, such as `in_one_load`; none begins a session if all questions are
+            answered.
         arms: the arms, the base first.
         tasks: the questions.
         images: the directory of the images.
@@ -141,8 +149,7 @@ def evaluate_arms(
     require_scipy()  # for the comparison at the end
     if (out / RUN_FILE).exists():
         raise UsageError("holds a single run", where=str(out), remedy="name another --out for several arms")
-    shared = Shared()
-    backends = [replace(model, edits=arm.edits, plugins=arm.plugins, shared=shared) for arm in arms]
+    backends = [backend_of(arm) for arm in arms]
     # Checked before the first arm runs, which may take hours.
     for arm, backend in zip(arms, backends, strict=True):
         check_run(backend, tasks, images, out / arm.name, **options)

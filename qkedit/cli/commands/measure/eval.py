@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -36,8 +36,10 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from qkedit.evaluation.files.records import Score
+    from qkedit.evaluation.runs.arms import Arm
     from qkedit.evaluation.runs.backend import Backend
     from qkedit.evaluation.runs.endpoint import Endpoint
+    from qkedit.plugins.settings import PluginSettings
 
 ENDPOINT = "A model behind an endpoint"
 
@@ -60,7 +62,7 @@ def evaluate(
     edit: EditsOption = None,
     each: Annotated[
         bool,
-        flag("--each", help="Evaluate the model and each --edit and --plugin by itself, in one load and one table."),
+        flag("--each", help="Evaluate the model and each --edit and --plugin by itself, with one table."),
     ] = False,
     limit: Annotated[int | None, flag("--limit", help="Only the first questions of each split.", min=1)] = None,
     prompt: Annotated[
@@ -129,6 +131,7 @@ def evaluate(
 
         from qkedit.cli.commands.measure.eval_arms import run_each
         from qkedit.cli.progress import counting_bar
+        from qkedit.evaluation.runs.arms import BASE, Arm, in_one_load
         from qkedit.evaluation.runs.endpoint import Endpoint, ServedImages
         from qkedit.evaluation.runs.evaluate import evaluate as run
         from qkedit.evaluation.runs.local_model import LocalModel
@@ -137,7 +140,9 @@ def evaluate(
         target = required_out(out)
         if images is None:
             raise UsageError("no directory of images is given", where="--images", remedy="name their directory")
-        backend: Backend
+        backend_of: Callable[[Arm], Backend]
+        edits = tuple(str(place) for place in edit or ())
+        plugins: tuple[PluginSettings, ...] = ()
         if endpoint:
             if on_command_line(context, "engine"):
                 raise UsageError("an endpoint has its own engine", where="--engine", remedy="leave it out")
@@ -150,39 +155,32 @@ def evaluate(
                 raise UsageError("an endpoint has its own weights", where="--edit", remedy="serve the edited model")
             served = ServedImages(images, image_urls) if image_urls else None
             servers = [Endpoint(url, endpoint_model, concurrency, images=served) for url in endpoint]
-            backend = _endpoints(servers, model.argument or model.model, plugin, target)
+            backend_of = _always(_endpoints(servers, model.argument or model.model, plugin, target))
         elif engine == "vllm":
-            from qkedit.cli.commands.measure.eval_vllm import on_vllm
+            from qkedit.api.vllm_servers import vllm_servers
 
             refuse_without_effect(
                 context, "with --engine vllm", "batch_size", "endpoint_model", "image_urls", *LOADING_FLAGS
             )
             name = model.name(context)
-            backend = on_vllm(
-                name,
-                model.revision,
-                chosen_plugins(plugin, name),
-                engine_flags or (),
-                concurrency=concurrency,
-                edits=edit or (),
-                each=each,
-                tell=output.progress,
-            )
+            plugins = chosen_plugins(plugin, name, repeated=each)
+            backend_of = vllm_servers(name, model.revision, engine_flags or (), concurrency, output.progress)
         else:
             refuse_flags_without_engine(engine_flags)
             name = model.name(context)
-            backend = LocalModel(
+            plugins = chosen_plugins(plugin, name, repeated=each)
+            local = LocalModel(
                 name,
                 model.revision,
-                chosen_plugins(plugin, name, repeated=each),
+                (),
                 loading.chosen_device(),
                 loading.dtype,
                 batch_size,
                 loading.trust_remote_code,
                 loading.chat_template,
                 loading.placement(context),
-                tuple(str(place) for place in edit or ()),
             )
+            backend_of = in_one_load(local)
         tasks = named_tasks(
             benchmark or (),
             split or (),
@@ -193,13 +191,15 @@ def evaluate(
             variant=variant,
         )
         output.after_interruption = f"{GO_ON}; the finished answers are kept"
-        if each and isinstance(backend, LocalModel):
+        if each:
             run_each(
                 output,
-                backend,
+                backend_of,
                 tasks,
                 images,
                 target,
+                edits=edits,
+                plugins=plugins,
                 plugins_named=bool(plugin),
                 prompt=prompt,
                 limit=limit,
@@ -207,6 +207,7 @@ def evaluate(
             )
             return
         with counting_bar(output, "answers") as watch:
+            backend = backend_of(Arm(BASE, edits, plugins))
             finished = run(
                 backend, tasks, images, target, prompt=prompt, limit=limit, overwrite=overwrite, watch=watch
             )
@@ -225,6 +226,10 @@ def _endpoints(servers: Sequence[Endpoint], other: str | None, plugins: Sequence
     if plugins:
         raise UsageError("an endpoint has its own plug-ins", where="--plugin", remedy="name them where it is served")
     return backend_of(servers, target)
+
+
+def _always(backend: Backend) -> Callable[[Arm], Backend]:
+    return lambda arm: backend
 
 
 def _tables(scores: Sequence[Score]) -> Iterator[RenderableType]:

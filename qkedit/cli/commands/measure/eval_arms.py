@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,30 +10,36 @@ from qkedit.cli.delivery import deliver
 
 if TYPE_CHECKING:
     from qkedit.cli.output import Output
-    from qkedit.evaluation.runs.local_model import LocalModel
+    from qkedit.evaluation.runs.arms import Arm
+    from qkedit.evaluation.runs.backend import Backend
     from qkedit.evaluation.runs.tasks import Task
+    from qkedit.plugins.settings import PluginSettings
 
 
 def run_each(
     output: Output,
-    model: LocalModel,
+    backend_of: Callable[[Arm], Backend],
     tasks: Sequence[Task],
     images: Path,
     out: Path,
     *,
+    edits: Sequence[str],
+    plugins: Sequence[PluginSettings],
     plugins_named: bool,
     prompt: str | None,
     limit: int | None,
     overwrite: bool,
 ) -> None:
-    """Evaluate the arms that a model's edits and plug-ins make, and print what they differ in from the base.
+    """Evaluate a model and its edits and plug-ins, each as an arm, and print their differences from the base.
 
     Args:
         output: of the command.
-        model: with all edits and plug-ins, each of which becomes an arm.
+        backend_of: as for `evaluate_arms`.
         tasks: what is asked.
         images: the directory of the images.
         out: the directory in which each arm gets one of its name.
+        edits: directories of edits, one arm for each.
+        plugins: the plug-ins, one arm for each.
         plugins_named: whether plug-ins were named, and not attached to the model: those act in every arm.
         prompt, limit, overwrite: as for `evaluate`.
     """
@@ -42,12 +47,10 @@ def run_each(
     from qkedit.evaluation.runs.arms import arms_of, evaluate_arms
     from qkedit.report.runs.arms import RunArmsTable
 
-    own, attached = (model.plugins, ()) if plugins_named else ((), model.plugins)
-    arms = arms_of(model.edits, own, attached)
-    bare = replace(model, edits=(), plugins=())
+    arms = arms_of(edits, plugins if plugins_named else (), () if plugins_named else plugins)
     with counting_bar(output, "answers") as watch:
         finished = evaluate_arms(
-            bare, arms, tasks, images, out, prompt=prompt, limit=limit, overwrite=overwrite, watch=watch
+            backend_of, arms, tasks, images, out, prompt=prompt, limit=limit, overwrite=overwrite, watch=watch
         )
     for sentence in finished.warnings:
         output.warn(sentence)
