@@ -1,4 +1,4 @@
-"""The command that starts vLLM with plug-ins, and what is refused; vLLM itself is not needed."""
+"""Test the command that starts vLLM with plug-ins, and the refusal of unsupported settings, without vLLM."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def value_of(flag: str, arguments: list[str]) -> str:
     return arguments[arguments.index(flag) + 1]
 
 
-def test_what_plug_ins_need_is_on_the_command_line() -> None:
+def test_the_command_line_has_the_settings_that_plug_ins_need() -> None:
     arguments = command("--max-model-len", "4096")
     assert json.loads(value_of("--hf-overrides", arguments)) == {
         "architectures": ["QkeditQwen2VLForConditionalGeneration"]
@@ -73,7 +73,7 @@ def test_without_plug_ins_vllm_runs_its_own_class() -> None:
         ("--pipeline-parallel", "2"),
     ],
 )
-def test_flags_that_do_not_go_with_plug_ins(flags: tuple[str, ...]) -> None:
+def test_flags_that_plug_ins_do_not_support_are_refused(flags: tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match="does not go with plug-ins"):
         command(*flags)
 
@@ -88,7 +88,7 @@ def test_flags_that_do_not_go_with_plug_ins(flags: tuple[str, ...]) -> None:
         ("speculative-config.method: ngram\n", "speculative-config"),
     ],
 )
-def test_settings_in_a_file_that_do_not_go_with_plug_ins_are_refused(
+def test_settings_in_a_file_that_plug_ins_do_not_support_are_refused(
     content: str, refused: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "settings.yaml"
@@ -117,18 +117,18 @@ def test_a_file_of_settings_that_cannot_be_read_is_refused(
         command("--config", str(file))
 
 
-def test_settings_in_a_file_that_go_with_plug_ins_are_accepted(tmp_path: Path) -> None:
+def test_settings_in_a_file_that_plug_ins_support_are_accepted(tmp_path: Path) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text("max-model-len: 4096\nenable-dbo: false\nenable-prefix-caching: false\n2: 3\n")
     assert command("--config", str(file))[-2:] == ["--config", str(file)]
 
 
-def test_flags_that_only_resemble_refused_ones_go_to_vllm() -> None:
+def test_flags_similar_to_refused_ones_are_passed_to_vllm() -> None:
     flags = ("--tensor-parallel-size", "2", "--no-enable-prefix-caching", "--kv-cache-memory-bytes=1", "-O.mode=0")
     assert command(*flags)[-len(flags) :] == [*flags]
 
 
-def test_what_does_not_run_on_vllm() -> None:
+def test_plug_ins_and_families_without_support_are_refused() -> None:
     with pytest.raises(UsageError, match="vcd does not run on vLLM"):
         command(plugins=(PluginSettings("vcd", {}),))
     unrotated = PluginSettings("dscr", {"space": "pre-rotation"})
@@ -140,12 +140,12 @@ def test_what_does_not_run_on_vllm() -> None:
         our_architecture({"model_type": "gemma3"}, "gemma")
 
 
-def test_the_environment_names_the_extension_of_the_server() -> None:
+def test_the_environment_enables_the_extension_of_the_server() -> None:
     assert server_environment({}, [DSCR])["VLLM_PLUGINS"] == "qkedit"
     assert server_environment({"VLLM_PLUGINS": "other,qkedit"}, [DSCR])["VLLM_PLUGINS"] == "other,qkedit"
 
 
-def test_the_entry_points_lead_to_what_vllm_calls() -> None:
+def test_entry_points_name_the_functions_that_vllm_calls() -> None:
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
     found = {
         group: EntryPoint("qkedit", groups[group]["qkedit"], group).load()
@@ -175,7 +175,7 @@ def config(**changes: Any) -> Any:
     return SimpleNamespace(**{**parts, **changes})
 
 
-def test_the_configuration_is_changed_to_what_plug_ins_need(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_configuration_gets_the_settings_that_plug_ins_need(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_PLUGINS", "qkedit")
     prepared = config()
     prepare(prepared)
@@ -210,7 +210,7 @@ def test_a_configuration_that_plug_ins_do_not_support_is_refused(
         prepare(config(**changes))
 
 
-def test_a_class_of_ours_does_not_run_without_its_plug_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_class_with_plug_ins_does_not_run_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_PLUGINS", "qkedit")
     with pytest.raises(UsageError, match="would not be active"):
         prepare(config(additional_config={}))
@@ -234,7 +234,7 @@ def test_a_request_switches_plug_ins_off() -> None:
     ]
 
 
-def test_the_command_line_starts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serve_starts_vllm_or_refuses_the_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[tuple[list[str], dict[str, str]]] = []
 
     def execve(program: str, arguments: list[str], environment: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""Keys before their rotation in a step, with a rotary module that two layers share and that works in place."""
+"""Test mixing keys before their rotation, with a rotary module that works in place and that two layers share."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def layer(rotary: nn.Module | None) -> Any:
     return SimpleNamespace(self_attn=attention)
 
 
-def test_a_mix_of_unrotated_keys_is_rotated_as_the_layer_does() -> None:
+def test_a_mix_of_unrotated_keys_is_rotated_as_the_layer_rotates_keys() -> None:
     torch.manual_seed(0)
     rotary = Rotary()
     parts: Any = SimpleNamespace(layers=[layer(rotary), layer(rotary)])

@@ -1,4 +1,4 @@
-"""Prompts in an engine's row of tokens, and what plug-ins do to a step, on a small engine written out here."""
+"""Test how prompts are taken from an engine's row of tokens, and how plug-ins edit a step, on a small engine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROMPTS = PromptBatch((WholePrompt("a", 1, (7, 8, 9), ({},)), WholePrompt("b", 5
 OTHERS = [0, 4]
 
 
-def test_a_row_of_tokens_becomes_a_batch_and_goes_back() -> None:
+def test_prompts_are_batched_from_a_row_of_tokens_and_put_back() -> None:
     states = torch.arange(1.0, 8)[:, None]
     assert PROMPTS.batched(states)[..., 0].tolist() == [[2, 3, 4], [0, 6, 7]]
     assert PROMPTS.input_ids.tolist() == [[7, 8, 9], [-1, 6, 5]]
@@ -33,7 +33,7 @@ def test_a_row_of_tokens_becomes_a_batch_and_goes_back() -> None:
 
 
 @pytest.mark.parametrize("first", [0, 3, 5])
-def test_attention_of_the_last_rows_is_that_of_torch(first: int) -> None:
+def test_attention_of_the_last_rows_equals_that_of_torch(first: int) -> None:
     torch.manual_seed(0)
     query, key, value = torch.randn(6, HEADS, SIZE), torch.randn(6, KEY_HEADS, SIZE), torch.randn(6, KEY_HEADS, SIZE)
     wanted = nn.functional.scaled_dot_product_attention(
@@ -112,7 +112,7 @@ class Engine:
 
 @pytest.fixture(autouse=True)
 def no_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the cells of images are is tested with the grids."""
+    """Replace the grids of images, which other files test."""
     monkeypatch.setattr(step, "image_inputs", lambda family, items: {})
     monkeypatch.setattr(step, "image_grids", lambda config, ids, inputs: SimpleNamespace(length=ids.shape[1]))
 
@@ -130,7 +130,7 @@ class States(RequestEdit):
 
 
 @torch.no_grad()
-def test_an_edit_of_states_moves_the_tokens_of_whole_prompts_alone() -> None:
+def test_an_edit_of_states_changes_only_whole_prompts() -> None:
     engine = Engine(lambda prefill: States())
     hidden, residual = engine.layers[0](engine.embeddings, None)
     state = hidden + residual
@@ -154,7 +154,7 @@ class Keys(RequestEdit):
 
 
 @torch.no_grad()
-def test_an_edit_of_the_cache_is_written_and_read_by_the_last_token_alone() -> None:
+def test_an_edit_of_the_cache_is_stored_and_changes_only_the_last_token() -> None:
     engine = Engine(lambda prefill: Keys())
     plain = engine.forward(engine.embeddings)
     keys, values = (engine.cache(1)[name].clone() for name in ("keys", "values"))
@@ -175,7 +175,7 @@ def test_an_edit_of_the_cache_is_written_and_read_by_the_last_token_alone() -> N
 
 
 @torch.no_grad()
-def test_a_preview_records_attention_and_leaves_the_step_as_it_was() -> None:
+def test_a_preview_records_attention_without_changing_the_step() -> None:
     readings = [
         Reading(0, torch.tensor([2]), torch.tensor([0, 1, 2])),
         Reading(1, torch.tensor([2]), torch.tensor([1, 2])),
@@ -203,7 +203,7 @@ def test_a_preview_records_attention_and_leaves_the_step_as_it_was() -> None:
 
 
 @torch.no_grad()
-def test_a_failure_leaves_the_step_unedited_and_is_counted() -> None:
+def test_a_failed_edit_is_counted_and_does_not_change_the_step() -> None:
     def fails(prefill: Prefill) -> RequestEdit:
         raise ValueError("no grid\nat all")
 
@@ -225,7 +225,7 @@ def test_a_failure_leaves_the_step_unedited_and_is_counted() -> None:
 
 
 @torch.no_grad()
-def test_a_prompt_that_fails_leaves_the_others_their_plug_ins() -> None:
+def test_plug_ins_edit_the_other_prompts_of_a_step_if_one_fails() -> None:
     def start(prefill: Prefill) -> RequestEdit:
         if 5 in prefill.input_ids:
             raise ValueError("no depth")
@@ -260,7 +260,7 @@ class Scaled(RequestEdit):
 
 
 @torch.no_grad()
-def test_edits_of_one_cache_act_in_the_order_of_their_columns() -> None:
+def test_edits_of_one_cache_are_applied_in_the_order_of_their_columns() -> None:
     """The first prompt is edited after column 1 and after column 2; the second, which is padded, after column 2."""
     engine = Engine(lambda prefill: Scaled(2.0, (1, 2)))
     engine.editor.plugins = {**engine.editor.plugins, "other": SimpleNamespace(start=lambda _: Scaled(3.0, (2, None)))}
