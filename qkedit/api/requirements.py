@@ -34,10 +34,11 @@ def gate(
     from qkedit.errors import UsageError
     from qkedit.evaluation.files.result_files import read_metrics
     from qkedit.evaluation.statistics.gate import gate as check
-    from qkedit.evaluation.statistics.gate import parse_no_worse, parse_requirement
+    from qkedit.evaluation.statistics.gate import parse_requirement
+    from qkedit.evaluation.statistics.guard import parse_guard
 
     requirements = [parse_requirement(text) for text in require]
-    tolerances = [parse_no_worse(text) for text in no_worse]
+    tolerances = [parse_guard(text) for text in no_worse]
     if not requirements and not tolerances:
         raise UsageError("nothing is required", where="--require", remedy="give a limit such as 'chair_s<=0.40'")
     if bool(tolerances) != bool(baseline):

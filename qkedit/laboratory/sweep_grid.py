@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from qkedit.errors import UsageError
+from qkedit.evaluation.statistics.guard import Guard
 from qkedit.laboratory.arms import BASE, Arm
 from qkedit.laboratory.eval_set import SceneRange
 from qkedit.laboratory.measures import MEASURES
-from qkedit.laboratory.tuning.goal import Goal, Guard, measure_at
+from qkedit.laboratory.tuning.goal import Goal, measure_at
 from qkedit.laboratory.tuning.space import Candidate, SearchSpace
 from qkedit.spectral.suppression import Channel, Control
 from qkedit.steering.steer_options import Product, Role

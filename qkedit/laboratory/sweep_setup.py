@@ -5,9 +5,9 @@ from __future__ import annotations
 from qkedit.checkpoint.architecture.layers import attention_stack
 from qkedit.checkpoint.checkpoint import open_checkpoint
 from qkedit.checkpoint.resolve import resolve
+from qkedit.evaluation.statistics.guard import Guard
 from qkedit.laboratory.eval_set import SceneRange, make_eval_set
 from qkedit.laboratory.sweep_grid import SweepSettings
-from qkedit.laboratory.tuning.goal import Guard
 from qkedit.laboratory.worker import ModelSpec
 from qkedit.runtime.fingerprint import fingerprint
 from qkedit.runtime.generation import directory_of

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from qkedit.demo.scenes import with_article
 from qkedit.errors import QkeditError, UsageError
+from qkedit.evaluation.statistics.guard import Guard
 from qkedit.laboratory import experiment, measures, sweep
 from qkedit.laboratory.arms import BASE, Arm, demonstration_arms
 from qkedit.laboratory.demonstration import demonstrate
@@ -26,7 +27,7 @@ from qkedit.laboratory.sweep import SweepReport, run_sweep
 from qkedit.laboratory.sweep_grid import SweepSettings
 from qkedit.laboratory.sweep_setup import prepare
 from qkedit.laboratory.tuning.confirmation import Verdict
-from qkedit.laboratory.tuning.goal import Guard, guards
+from qkedit.laboratory.tuning.goal import guards
 from qkedit.laboratory.tuning.option_lists import alternatives, names, shares, whole_numbers
 from qkedit.laboratory.tuning.space import Candidate
 from qkedit.laboratory.worker import Job, JobResult, ModelSpec

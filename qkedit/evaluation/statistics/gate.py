@@ -10,7 +10,6 @@ must mean one figure; each metric defines its worse direction. A baseline must b
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,17 +17,14 @@ from operator import ge, gt, le, lt
 
 from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.files.result_files import Measured
-from qkedit.evaluation.metric import Better, Meaning, Unit
+from qkedit.evaluation.metric import Better, Unit
+from qkedit.evaluation.statistics.guard import NUMBER, Guard, finite, loss
 from qkedit.evaluation.statistics.metrics import meaning_of
 
 COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {"<=": le, ">=": ge, "<": lt, ">": gt}
-# A loss of exactly the tolerance is allowed, although 0.80 − 0.78 is a little more than 0.02 in binary.
-_ROUNDING = 1e-9
 # CIDEr is never above 10, so a tolerance of more than 0.1 was most likely given in points.
 _LARGEST_HUNDREDTHS, LARGEST_LOSS = 10, 0.1
-_NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
-_REQUIREMENT = re.compile(rf"\s*([^\s<>=:]+)\s*(<=|>=|<|>)\s*({_NUMBER})\s*")
-_NO_WORSE = re.compile(rf"\s*([^\s<>=:]+)\s*:\s*({_NUMBER})\s*")
+_REQUIREMENT = re.compile(rf"\s*([^\s<>=:]+)\s*(<=|>=|<|>)\s*({NUMBER})\s*")
 
 
 @dataclass(frozen=True)
@@ -42,18 +38,6 @@ class Requirement:
     def __str__(self) -> str:
         """Return the requirement in the format of `--require`."""
         return f"{self.path}{self.comparison}{self.limit!r}"
-
-
-@dataclass(frozen=True)
-class NoWorse:
-    """The limit on how much worse than the baseline one figure may be: `recall:0.02`."""
-
-    path: str
-    tolerance: float
-
-    def __str__(self) -> str:
-        """Return the tolerance in the format of `--no-worse`."""
-        return f"{self.path}:{self.tolerance!r}"
 
 
 @dataclass(frozen=True)
@@ -90,24 +74,13 @@ def parse_requirement(text: str) -> Requirement:
             where="--require",
             remedy="write one as chair_s<=0.40 or pope.random.f1>=0.8",
         )
-    return Requirement(matched[1], matched[2], _finite(matched[3], "--require"))
-
-
-def parse_no_worse(text: str) -> NoWorse:
-    """Parse a tolerance such as `recall:0.02`. Raises UsageError."""
-    matched = _NO_WORSE.fullmatch(text)
-    tolerance = _finite(matched[2], "--no-worse") if matched else -1.0
-    if matched is None or tolerance < 0:
-        raise UsageError(
-            f"{text!r} is not a metric with a tolerance", where="--no-worse", remedy="write one as recall:0.02"
-        )
-    return NoWorse(matched[1], tolerance)
+    return Requirement(matched[1], matched[2], finite(matched[3], "--require"))
 
 
 def gate(
     result: Sequence[Measured],
     requirements: Iterable[Requirement] = (),
-    no_worse: Iterable[NoWorse] = (),
+    no_worse: Iterable[Guard] = (),
     baseline: Sequence[Measured] = (),
 ) -> tuple[Check, ...]:
     """Check a result against requirements; a figure without a value or without answers meets none.
@@ -136,22 +109,21 @@ def gate(
         _check_questions(before, measured, path)
         _check_unit(measured, metric, wanted.tolerance, str(wanted), is_difference=True)
         value, base = _value(measured, metric), _value(before, metric)
-        loss = _loss(meaning_of(measured.benchmark, metric), metric, base, value)
-        checks.append(Check(str(wanted), path, value, base, loss is not None and loss <= wanted.tolerance + _ROUNDING))
+        lost = loss(_direction(measured, metric), value, base)
+        checks.append(Check(str(wanted), path, value, base, wanted.is_kept(lost)))
     return tuple(checks)
 
 
-def _loss(meaning: Meaning, metric: str, base: float | None, value: float | None) -> float | None:
-    """Return the loss of a figure against the baseline, negative if it is better."""
-    if meaning.better is Better.NEITHER:
+def _direction(measured: Measured, metric: str) -> Better:
+    """Return the better direction of a figure. Raises UsageError if it has none."""
+    better = meaning_of(measured.benchmark, metric).better
+    if better is Better.NEITHER:
         raise UsageError(
             "neither direction of it is worse",
             where=metric,
             remedy="set a limit with --require, as in mean_words>=80",
         )
-    if base is None or value is None:
-        return None
-    return base - value if meaning.better is Better.HIGHER else value - base
+    return better
 
 
 def _found(results: Sequence[Measured], path: str, where: str) -> tuple[Measured, str]:
@@ -239,10 +211,3 @@ def _check_unit(
             where=requirement,
             remedy=f"write {100 * limit:g} for a share of {limit:g}",
         )
-
-
-def _finite(text: str, where: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise UsageError(f"{text} is too large", where=where, remedy="give a smaller number")
-    return number

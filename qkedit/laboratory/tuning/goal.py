@@ -11,23 +11,9 @@ from dataclasses import dataclass
 from qkedit.errors import UsageError
 from qkedit.evaluation.metric import Better, Unit
 from qkedit.evaluation.statistics.gate import LARGEST_LOSS
+from qkedit.evaluation.statistics.guard import Guard, loss, parse_guard
 from qkedit.laboratory.measures import MEASURES, Measure, Outcome
 from qkedit.laboratory.tuning.option_lists import separated
-
-# A loss of exactly the tolerance is allowed, although 0.80 − 0.78 is a little more than 0.02 in binary.
-_ROUNDING = 1e-9
-
-
-@dataclass(frozen=True)
-class Guard:
-    """A guard of the choice: a measure that must not be worse than the base's by more than a tolerance."""
-
-    measure: str
-    tolerance: float
-
-    def __str__(self) -> str:
-        """Return the guard in the form of the option."""
-        return f"{self.measure}:{self.tolerance:g}"
 
 
 def guards(text: str, measures: Mapping[str, Measure] = MEASURES) -> tuple[Guard, ...]:
@@ -47,19 +33,17 @@ def guards(text: str, measures: Mapping[str, Measure] = MEASURES) -> tuple[Guard
 
 
 def _guard(text: str, measures: Mapping[str, Measure]) -> Guard:
-    name, _, tolerance = text.partition(":")
-    measure = measure_at(name.strip(), measures, "--no-worse")
+    given = parse_guard(text)
+    measure = measure_at(given.path, measures, "--no-worse")
     if measure.better is Better.NEITHER:
         raise UsageError(f"{measure.name} has no worse direction", where="--no-worse", remedy="guard another")
-    guard = Guard(measure.name, float(tolerance))
+    guard = Guard(measure.name, given.tolerance)
     if measure.meaning.unit is Unit.HUNDREDTHS and guard.tolerance > LARGEST_LOSS:
         raise UsageError(
             f"{measure.name} is a hundredth of what is shown",
             where="--no-worse",
             remedy=f"write {guard.tolerance / 100:g} for {guard.tolerance:g} points",
         )
-    if not guard.tolerance >= 0:
-        raise UsageError(f"{tolerance} is not a tolerance", where="--no-worse", remedy="give 0 or more")
     if measure.is_share and guard.tolerance > 1:
         raise UsageError(
             f"{measure.name} is a share from 0 to 1",
@@ -96,19 +80,6 @@ def _short_names(measure: Measure) -> set[str]:
     return {metric, f"{benchmark}.{metric}", ".".join([*split, metric])}
 
 
-def loss(measure: Measure, value: float | None, reference: float | None) -> float | None:
-    """Return how much worse a value is than the reference, negative if it is better; None without either."""
-    if value is None or reference is None:
-        return None
-    return reference - value if measure.better is Better.HIGHER else value - reference
-
-
-def is_kept(measure: Measure, value: float | None, reference: float | None, tolerance: float) -> bool:
-    """Return whether a guarded measure is at most `tolerance` worse than the base's; False without a value."""
-    worse = loss(measure, value, reference)
-    return worse is not None and worse <= tolerance + _ROUNDING
-
-
 def cost(measure: Measure, value: float | None) -> float:
     """Return the value to minimise; what has none (for example without mentions) comes last."""
     if value is None:
@@ -140,21 +111,18 @@ class Goal:
     @property
     def shown(self) -> tuple[Measure, ...]:
         """The objective, and the guarded measures after it."""
-        names = dict.fromkeys([self.objective.name, *(guard.measure for guard in self.guards)])
+        names = dict.fromkeys([self.objective.name, *(guard.path for guard in self.guards)])
         return tuple(self.measures[name] for name in names)
 
     def broken(self, outcome: Outcome, base: Outcome, slack: float = 1.0) -> tuple[str, ...]:
         """Return the guarded measures that are worse by more than their tolerances times `slack`."""
         return tuple(
-            guard.measure
-            for guard in self.guards
-            if not is_kept(
-                self.measures[guard.measure],
-                value_of(outcome, self.measures[guard.measure]),
-                value_of(base, self.measures[guard.measure]),
-                guard.tolerance * slack,
-            )
+            guard.path for guard in self.guards if not guard.is_kept(self._loss(guard.path, outcome, base), slack)
         )
+
+    def _loss(self, name: str, outcome: Outcome, base: Outcome) -> float | None:
+        measure = self.measures[name]
+        return loss(measure.better, value_of(outcome, measure), value_of(base, measure))
 
     def cost(self, outcome: Outcome, base: Outcome, slack: float = 1.0) -> float:
         """Return the number that a sampler minimises; whatever breaks a guard comes after all that keeps them.
@@ -165,15 +133,12 @@ class Goal:
         broken = self.broken(outcome, base, slack)
         if not broken:
             return own
-        losses = [
-            loss(self.measures[name], value_of(outcome, self.measures[name]), value_of(base, self.measures[name]))
-            for name in broken
-        ]
+        losses = [self._loss(name, outcome, base) for name in broken]
         return _BROKEN + own + sum(_BROKEN if one is None else one for one in losses)
 
     def gain(self, value: float | None, reference: float | None) -> float:
         """Return how much better a value of the objective is than the base's; minus infinity without either."""
-        worse = loss(self.objective, value, reference)
+        worse = loss(self.objective.better, value, reference)
         return float("-inf") if worse is None else -worse
 
 

@@ -142,7 +142,7 @@ class TuneReport:
             "model": self.model,
             "questions": self.questions,
             "objective": self.goal.objective.name,
-            "guards": [str(guard) for guard in self.goal.guards],
+            "guards": [f"{guard.path}:{guard.tolerance:g}" for guard in self.goal.guards],
             "most_drift": self.most_drift,
             "halves": list(self.halves),
             "space": self.size,

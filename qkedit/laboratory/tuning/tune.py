@@ -14,9 +14,10 @@ from qkedit.errors import UsageError
 from qkedit.evaluation.metric import Better
 from qkedit.evaluation.runs.backend import versions
 from qkedit.evaluation.runs.local_model import LocalModel
+from qkedit.evaluation.statistics.guard import Guard
 from qkedit.laboratory.measures import MEASURES, Measure
 from qkedit.laboratory.tuning.data import TuningData
-from qkedit.laboratory.tuning.goal import Goal, Guard, guards, measure_at
+from qkedit.laboratory.tuning.goal import Goal, guards, measure_at
 from qkedit.laboratory.tuning.result import TuneReport
 from qkedit.laboratory.tuning.sampler import Sampler, SamplerName
 from qkedit.laboratory.tuning.search import Search, SearchSettings, Watch, default_edit

@@ -118,8 +118,7 @@ def _legend(report: SweepReport, plain: bool) -> str:
     settings = report.settings
     minus = "-" if plain else "−"
     guards = " and ".join(
-        f"{guard.measure} may be {tolerance(guard.tolerance, MEASURES[guard.measure])} worse"
-        for guard in settings.guards
+        f"{guard.path} may be {tolerance(guard.tolerance, MEASURES[guard.path])} worse" for guard in settings.guards
     )
     return (
         f"In brackets 95% intervals over scenes. {minus} base: difference from the base on the same scenes, coloured "

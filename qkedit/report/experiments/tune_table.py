@@ -205,7 +205,7 @@ def _legend(report: TuneReport, plain: bool) -> str:
     given_up, too_far, no_head = (
         sum(trial.ended is kind for trial in report.trials) for kind in (Ended.GIVEN_UP, Ended.TOO_FAR, Ended.NO_HEAD)
     )
-    losses = [(one.measure, tolerance(one.tolerance, report.goal.measures[one.measure])) for one in report.goal.guards]
+    losses = [(one.path, tolerance(one.tolerance, report.goal.measures[one.path])) for one in report.goal.guards]
     guards = ", ".join(f"{name} may be {loss} worse than the base's" for name, loss in losses)
     limit = "" if report.most_drift is None else f" (its drift is more than {report.most_drift:g} nats)"
     sentences = [

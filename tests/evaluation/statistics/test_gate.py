@@ -16,12 +16,11 @@ from qkedit.evaluation.files.result_files import Measured
 from qkedit.evaluation.statistics.gate import (
     COMPARISONS,
     Check,
-    NoWorse,
     Requirement,
     gate,
-    parse_no_worse,
     parse_requirement,
 )
+from qkedit.evaluation.statistics.guard import Guard, parse_guard
 from tests.cli.command import qkedit
 
 RESULT = (
@@ -45,9 +44,9 @@ def test_requirements_are_parsed(path: str, comparison: str, limit: float, befor
 
 @given(paths, numbers, space)
 def test_tolerances_are_parsed(path: str, tolerance: float, between: str) -> None:
-    wanted = NoWorse(path, tolerance)
-    assert parse_no_worse(str(wanted)) == wanted
-    assert parse_no_worse(f"{path}{between}:{between}{tolerance!r}") == wanted
+    wanted = Guard(path, tolerance)
+    assert parse_guard(str(wanted)) == wanted
+    assert parse_guard(f"{path}{between}:{between}{tolerance!r}") == wanted
 
 
 @given(st.one_of(st.text(max_size=12), st.text("ab.<>=:0123456789e+- ", max_size=10)))
@@ -59,7 +58,7 @@ def test_tolerances_are_parsed(path: str, tolerance: float, between: str) -> Non
 @example(">=0.8")
 @example("f1:-0.1")
 def test_any_text_is_parsed_or_refused(text: str) -> None:
-    for parse in (parse_requirement, parse_no_worse):
+    for parse in (parse_requirement, parse_guard):
         try:
             found: Any = parse(text)
         except UsageError:
@@ -75,7 +74,7 @@ def test_any_text_is_parsed_or_refused(text: str) -> None:
 def test_a_number_of_many_digits_takes_linear_time() -> None:
     # An ambiguous pattern would try every division of the digits: quadratic time.
     for text in ("f1:" + "9" * 50_000 + "x", "f1>=" + "9" * 50_000 + "x"):
-        for parse in (parse_requirement, parse_no_worse):
+        for parse in (parse_requirement, parse_guard):
             with pytest.raises(UsageError):
                 parse(text)
 
@@ -139,7 +138,7 @@ def test_ambiguous_and_unknown_paths_are_refused_with_the_choices(text: str, sen
 
 def against(text: str, **metrics: float | None) -> Check:
     baseline = (Measured("chair", None, metrics, "official"), *RESULT[:2])
-    (found,) = gate(RESULT, no_worse=[parse_no_worse(text)], baseline=baseline)
+    (found,) = gate(RESULT, no_worse=[parse_guard(text)], baseline=baseline)
     return found
 
 
@@ -174,7 +173,7 @@ def test_no_worse_needs_a_direction_and_a_matching_baseline() -> None:
         against("chair_s:0.1", recall=0.7)
     other_rule = (Measured("chair", None, {"chair_s": 0.4}, "wordnet"),)
     with pytest.raises(UsageError, match="scored by 'wordnet', the result by 'official'"):
-        gate(RESULT, no_worse=[NoWorse("chair_s", 0.1)], baseline=other_rule)
+        gate(RESULT, no_worse=[Guard("chair_s", 0.1)], baseline=other_rule)
 
 
 def result_of(*ids: str, n: int | None = None, truths: str = "", questions: str | None = None) -> Measured:
@@ -195,7 +194,7 @@ def result_of(*ids: str, n: int | None = None, truths: str = "", questions: str 
 )
 def test_a_baseline_with_other_questions_is_refused(baseline: Measured, result: Measured, words: str) -> None:
     with pytest.raises(UsageError, match=words) as caught:
-        gate([result], no_worse=[NoWorse("f1", 0.1)], baseline=[baseline])
+        gate([result], no_worse=[Guard("f1", 0.1)], baseline=[baseline])
     assert "measured on different questions" in str(caught.value)
 
 
@@ -211,7 +210,7 @@ def test_a_baseline_with_other_questions_is_refused(baseline: Measured, result: 
     ],
 )
 def test_a_baseline_with_the_same_questions_is_accepted(baseline: Measured, result: Measured) -> None:
-    (found,) = gate([result], no_worse=[NoWorse("f1", 0)], baseline=[baseline])
+    (found,) = gate([result], no_worse=[Guard("f1", 0)], baseline=[baseline])
     assert found.passed
 
 
@@ -248,7 +247,7 @@ def test_a_figure_without_answers_fails() -> None:
     nothing = Measured("pope", "random", {"f1": 1.0}, "official", 0)
     (found,) = gate([nothing], [Requirement("f1", ">=", 0)])
     assert (found.passed, found.value) == (False, None)
-    (found,) = gate([nothing], no_worse=[NoWorse("f1", 1)], baseline=[nothing])
+    (found,) = gate([nothing], no_worse=[Guard("f1", 1)], baseline=[nothing])
     assert not found.passed
 
 
@@ -258,7 +257,7 @@ def test_a_share_is_refused_for_metrics_in_percent() -> None:
         gate([amber], [Requirement("f1", ">=", 0.8)])
     # Small values in percent are accepted: a CHAIR below one, or a loss of half a point.
     assert all(found.passed for found in gate([amber], [Requirement("f1", ">=", 74), Requirement("cog", "<=", 0.5)]))
-    assert all(found.passed for found in gate([amber], no_worse=[NoWorse("f1", 0.5)], baseline=[amber]))
+    assert all(found.passed for found in gate([amber], no_worse=[Guard("f1", 0.5)], baseline=[amber]))
 
 
 @pytest.fixture
