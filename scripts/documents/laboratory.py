@@ -22,6 +22,7 @@ from laboratory_document import render, spectra
 from laboratory_document.claims import contrasts
 from laboratory_document.findings import finding_lines
 from laboratory_document.sections import section, with_section
+from laboratory_document.storable import left_out_sentence, with_storable_ks
 
 from qkedit.checkpoint.architecture.layers import attention_stack
 from qkedit.checkpoint.checkpoint import open_checkpoint
@@ -114,6 +115,7 @@ def measure(arguments: argparse.Namespace) -> None:
         guards=(Guard("recall", 0.02),),
         scenes=SceneRange(arguments.swept, first=arguments.scenes, world=world),
     )
+    settings = with_storable_ks(settings, model_spec)
     with ResultsFile(arguments.work / "sweep.jsonl", settings.as_dict()) as file:
         report = run_sweep(model_spec, settings, file, arguments.workers, _watch("sweep"))
         first, second = settings.scenes.halves()
@@ -173,7 +175,8 @@ def measure(arguments: argparse.Namespace) -> None:
         part_of_head=f"{SteerOptions().suppression.k / head_size:.0%}",
         kinds=len(world_named(world).kinds),
         pairs=";".join(settings.layers),
-        ks=",".join(map(str, KS)),
+        ks=",".join(map(str, settings.ks)),
+        left_out=left_out_sentence(KS, settings.ks),
         channels=",".join(CHANNELS),
         spectra="\n".join(spectra.table(rows, twin, 4)),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 from importlib import import_module
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image
 
 from qkedit.demo.scenes import with_article
+from qkedit.errors import CheckpointError, QkeditError
 from qkedit.laboratory import experiment, measures
 from qkedit.laboratory.arms import BASE, Arm
 from qkedit.laboratory.eval_set import EvalSet, SceneRange, make_eval_set
@@ -23,7 +25,7 @@ from qkedit.laboratory.generation import EvalSetAnswers
 from qkedit.laboratory.measures import Outcome
 from qkedit.laboratory.scoring import scored
 from qkedit.laboratory.sweep_grid import SweepSettings
-from qkedit.laboratory.worker import JobResult
+from qkedit.laboratory.worker import JobResult, ModelSpec
 from tests.scripts.loading import SCRIPTS, load_script
 
 eval_set_about = cache(make_eval_set)
@@ -138,6 +140,28 @@ def test_pairs_of_layers_are_those_of_the_model(monkeypatch: pytest.MonkeyPatch,
         monkeypatch.setattr(script, "attention_stack", lambda checkpoint, n=count: SimpleNamespace(layers=range(n)))
         assert script.layer_pairs("demo-crowded")[-1] == last
         assert script.layer_pairs("demo-crowded")[:2] == ("0-1", "2-3")
+
+
+def test_numbers_of_modes_whose_controls_cannot_be_stored_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, document: Callable[[str], ModuleType]
+) -> None:
+    """A random control of k 2 changes less than the stored dtype can hold."""
+    storable = document("storable")
+
+    def edited(model: Any, plan: Any) -> Any:
+        if plan.suppression.k == 2 and plan.suppression.control != "none":
+            raise CheckpointError("too small", where="model", remedy="suppress more")
+        return nullcontext()
+
+    monkeypatch.setattr(storable, "load", lambda *_, **__: SimpleNamespace(model=None))
+    monkeypatch.setattr(storable, "make_plan", lambda checkpoint, steer: steer)
+    monkeypatch.setattr(storable, "edit_as_stored", edited)
+    found = storable.with_storable_ks(grid(), ModelSpec("demo"))
+    assert (found.ks, found.layers, found.seeds) == ((1,), grid().layers, grid().seeds)
+    assert storable.left_out_sentence((1, 2), (1,)).startswith(" k 2 is left out")
+    assert storable.left_out_sentence((1, 2), (1, 2)) == ""
+    with pytest.raises(QkeditError, match="no number of modes"):
+        storable.with_storable_ks(replace(grid(), ks=(2,)), ModelSpec("demo"))
 
 
 def test_contrasts_pool_all_their_cells(document: Callable[[str], ModuleType]) -> None:
