@@ -7,8 +7,8 @@ only compares: the answer whose text has the higher probability counts. There ar
     caption    the request to describe the image → P("A kitchen with a cup") against P("A kitchen with a fork")
 
 The captions that the model has learned name objects from front to back, so the second form asks in its own words which
-object is in front; the place is the scene's own, and the larger of two objects is taken for the nearer one. DSCR's
-control is DSCR with the same depths at other cells.
+object is in front; the place and the colours, where captions name them, are the scene's own. The larger of two objects
+is taken for the nearer one. DSCR's control is DSCR with the same depths at other cells.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from qkedit.demo.captions import noun_phrase
 from qkedit.demo.depth_questions import DepthQuestion
-from qkedit.demo.scenes import CAPTION_PROMPT, Scene, with_article
+from qkedit.demo.scenes import CAPTION_PROMPT, Scene
 from qkedit.evaluation.files.records import MeasuredItem
 from qkedit.plugins.dscr.plugin import DSCR
 from qkedit.plugins.transformers.attach import attach
@@ -121,7 +122,8 @@ def shuffled_depth(scene: Scene) -> np.ndarray:
 
 def _asked(scene: Scene, question: DepthQuestion, choice: str, form: str) -> _Asked:
     if form == CAPTION:
-        return _Asked(scene, CAPTION_PROMPT, f" A {scene.theme} with {with_article(choice)}")
+        thing = next(thing for thing in scene.objects if thing.kind == choice)
+        return _Asked(scene, CAPTION_PROMPT, f" A {scene.theme} with {noun_phrase(thing)}")
     return _Asked(scene, question.text, f" The {choice}")
 
 

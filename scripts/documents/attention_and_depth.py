@@ -215,11 +215,12 @@ def _difference(before: Sequence[MeasuredItem], after: Sequence[MeasuredItem]) -
 
 def _where(arguments: argparse.Namespace, seconds: float) -> str:
     machine = describe_machine(arguments.work, "cpu")
-    return (
+    return fill(
         f"(`--model {arguments.model}`, "
         f"{machine['date'][:10]}, {machine['processor']}, {machine['cores']} cores shared with other work, "
         f"{seconds / 60:.0f} min; torch {machine['libraries']['torch']}, transformers "
-        f"{machine['libraries']['transformers']}.)"
+        f"{machine['libraries']['transformers']}.)",
+        WIDTH,
     )
 
 

@@ -16,9 +16,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from textwrap import fill
 
 from laboratory_document import render
-from laboratory_document.rival_findings import rival_finding_lines
+from laboratory_document.rival_findings import WIDTH, rival_finding_lines
 from laboratory_document.sections import with_section
 
 from qkedit.demo.worlds import world_name_for
@@ -94,12 +95,13 @@ def _measured(arguments: argparse.Namespace, name: str, arms: Sequence[Arm], sce
 def _lines(found: Demonstration, work: Path) -> Iterator[str]:
     machine = describe_machine(work, "cpu")
     is_slow = any(plugin.name in SLOW for outcome, _ in found.answered for plugin in outcome.arm.plugins)
-    yield (
+    yield fill(
         f"{'OPERA is the slowest by far, so it got fewer scenes. ' if is_slow else ''}"
         f"`--model {found.model_spec.model}`, {found.scenes.count} scenes that the model was not trained on, greedy "
         f"search, {machine['date'][:10]}, {machine['processor']}, {machine['cores']} cores, "
         f"torch {machine['libraries']['torch']}, transformers "
-        f"{machine['libraries']['transformers']}."
+        f"{machine['libraries']['transformers']}.",
+        WIDTH,
     )
     yield ""
     outcomes = [outcome for outcome, _ in found.answered]
@@ -118,10 +120,11 @@ def _lines(found: Demonstration, work: Path) -> Iterator[str]:
     yield ""
     answers = {outcome.arm.name: answered for outcome, answered in found.answered}
     count = sum(number for number, _ in answers[BASE].batches)
-    yield (
+    yield fill(
         f"CPU milliseconds of one core per answer, over {count:,} captions and answers to questions in batches of up "
         f"to {PROMPTS_AT_ONCE}, with the {len(answers[BASE].batches)} batches resampled; equal pictures of a batch "
-        "are encoded once:"
+        "are encoded once:",
+        WIDTH,
     )
     yield ""
     timed = [_timed(row, answers) for row in rows]
