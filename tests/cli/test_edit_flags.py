@@ -16,10 +16,11 @@ from qkedit.api.editing import steer
 from qkedit.demo.files import write_scenes
 from qkedit.demo.scenes import make_scenes
 from qkedit.errors import UsageError
+from qkedit.evaluation.files.result_files import read_scores
 from qkedit.evaluation.runs.arms import arms_of, read_arms
 from qkedit.evaluation.statistics.arms import compare_with_base
 from qkedit.evaluation.statistics.comparison import compare
-from qkedit.evaluation.statistics.intervals import holm
+from qkedit.evaluation.statistics.intervals import holm, interval
 from qkedit.plugins.settings import parse_plugins
 from qkedit.prompts import CAPTION_PROMPT
 from qkedit.report.runs.arms import RunArmsTable
@@ -137,7 +138,31 @@ def test_each_arm_equals_a_separate_run_with_one_loaded_model(place: Path, tmp_p
         console.print(RunArmsTable(against))
     table = captured.get().splitlines()
     row = next(number for number, line in enumerate(table) if line.startswith("accuracy"))
-    assert [line.removeprefix("accuracy").split()[0] for line in table[row : row + 4]] == names
+    assert [line.split()[0] for line in table[row + 1 : row + 5]] == names
+
+
+def test_arms_of_one_plugin_are_told_apart_by_their_options(place: Path, tmp_path: Path) -> None:
+    """Every figure has its interval, in a table of 80 columns whose long names are folded at their options."""
+    plugins = ["vcd", "vcd:alpha=0", "vcd:alpha=0.25,beta=0.2,seed=3"]
+    flags = [word for plugin in plugins for word in ("--plugin", plugin)]
+    arguments = (*eval_arguments(place, *flags, "--limit", "4", "--each", "--out", tmp_path / "arms"),)
+    printed = run(*arguments).stdout.splitlines()
+    row = printed.index(next(line for line in printed if line.startswith("accuracy")))
+    assert max(len(line.rstrip()) for line in printed[: row + 7]) <= 80
+    titles = [line.split()[0] for line in printed[row + 1 : row + 6]]
+    assert titles == ["base", "vcd", "vcd:alpha=0", "vcd:alpha=0.25,", "beta=0.2,seed=3"]
+
+    found = run(*arguments, "--json").document
+    assert [arm["name"] for arm in found["arms"]] == ["base", "vcd", "vcd-2", "vcd-3"]
+    scores = {name: read_scores(tmp_path / "arms" / name).scores[0] for name in ("base", "vcd-3")}
+    compared = found["against_base"]["vcd-3"]["results"][0]["differences"]
+    for difference in compared:
+        of_arm, of_base = (interval(scores[name].items, difference["metric"]) for name in ("vcd-3", "base"))
+        assert (difference["b"], difference["b_low"], difference["b_high"]) == (of_arm.value, of_arm.low, of_arm.high)
+        assert (difference["a_low"], difference["a_high"]) == (of_base.low, of_base.high)
+    accuracy = next(one for one in compared if one["metric"] == "accuracy")
+    low, high = (f"{accuracy[end]:.3f}" for end in ("b_low", "b_high"))
+    assert f"{accuracy['b']:.3f} {low} to {high} {accuracy['value']:+.3f} " in " ".join(printed[row + 4].split())
 
 
 def test_an_invalid_arm_is_refused_before_the_first_question(place: Path, tmp_path: Path) -> None:

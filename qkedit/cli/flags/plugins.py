@@ -66,4 +66,6 @@ def joined(plugins: Sequence[PluginSettings]) -> str:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        return f"{value:.0f}"  # as most people type it
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

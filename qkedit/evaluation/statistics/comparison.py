@@ -15,13 +15,22 @@ from qkedit.errors import UsageError
 from qkedit.evaluation.files.records import CaptionItem, Item, MeasuredItem, Score, YesNoItem
 from qkedit.evaluation.files.result_files import ScoredRun
 from qkedit.evaluation.metric import Better, Metric
-from qkedit.evaluation.statistics.intervals import LEVEL, RESAMPLES, SEED, Difference, holm, mcnemar, paired
+from qkedit.evaluation.statistics.doubts import called, doubts
+from qkedit.evaluation.statistics.intervals import (
+    LEVEL,
+    RESAMPLES,
+    SEED,
+    Difference,
+    Interval,
+    holm,
+    interval,
+    mcnemar,
+    paired,
+)
 from qkedit.evaluation.statistics.metrics import metrics_of
 
 # Below this corrected p a difference is called better or worse.
 SIGNIFICANT = 0.05
-# The settings in result files of `qkedit eval` that must agree, so that a difference comes from the models.
-ASKED_ALIKE = ("prompt", "dtype", "attention", "generation_config", "chat_template")
 # A loss of this share gets a warning even where chance could explain it.
 NOTABLE_LOSS = 0.02
 
@@ -33,12 +42,14 @@ class ComparedMetric:
     Attributes:
         difference: the values, b − a, and its interval and p.
         metric: the metric.
+        of_each: the interval of each run's own value.
         p_corrected: p corrected by Holm's method over all tests of the comparison; None without a test or a better
             direction.
     """
 
     difference: Difference
     metric: Metric
+    of_each: tuple[Interval, Interval]
     p_corrected: float | None = None
 
     @property
@@ -56,8 +67,13 @@ class ComparedMetric:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
+        ends = {
+            f"{run}_{end}": getattr(found, end)
+            for run, found in zip("ab", self.of_each, strict=True)
+            for end in ("low", "high")
+        }
         extra = {"p_corrected": self.p_corrected, "better": self.better.value, "verdict": self.verdict}
-        return asdict(self.difference) | extra
+        return asdict(self.difference) | ends | extra
 
 
 @dataclass(frozen=True)
@@ -170,7 +186,7 @@ def compare(
     splits = [_compared(scores_a[name], scores_b[name], level, resamples, seed) for name in shared]
     splits, tests = corrected_together(splits)
     unmatched = tuple(_text(name) for name in [*scores_a, *scores_b] if name not in scores_a or name not in scores_b)
-    warnings = _doubts(a.document.get("run"), b.document.get("run"))
+    warnings = doubts(a.document.get("run"), b.document.get("run"))
     warnings += [f"{name} is in only one of the runs and was not compared" for name in unmatched]
     for split in splits:
         if any(split.left_out):
@@ -179,7 +195,7 @@ def compare(
                 "not in the other and were left out"
             )
         warnings += split.warnings
-    return RunComparison(_called(a), _called(b), tuple(splits), unmatched, tests, level, tuple(warnings))
+    return RunComparison(called(a), called(b), tuple(splits), unmatched, tests, level, tuple(warnings))
 
 
 _Name = tuple[str, str | None]
@@ -212,45 +228,16 @@ def _compared(a: Score, b: Score, level: float, resamples: int, seed: int) -> Co
         difference = paired(items_a, items_b, metric, level=level, resamples=resamples, seed=seed)
         if metric.is_share_right and difference.value is not None:
             difference = replace(difference, p=mcnemar(items_a, items_b).p, test="mcnemar")
-        metrics.append(ComparedMetric(difference, metric))
+        of_a, of_b = (
+            interval(items, metric, level=level, resamples=resamples, seed=seed) for items in (items_a, items_b)
+        )
+        metrics.append(ComparedMetric(difference, metric, (of_a, of_b)))
     groups = metrics[0].difference.groups
     left_out = (len(a.items) - len(items_a), len(b.items) - len(items_b))
     warnings = _costs(where, metrics)
     return ComparedSplit(
         a.benchmark, a.split, a.rule_kind, a.rule, len(items_a), groups, left_out, tuple(metrics), warnings
     )
-
-
-def _doubts(a: Any, b: Any) -> list[str]:
-    """Return the reasons against comparing two runs, from their records; scores of answer files have no record."""
-    if not isinstance(a, dict) or not isinstance(b, dict):
-        return []
-    different = [name for name in ASKED_ALIKE if a.get(name) != b.get(name)]
-    lengths_a, lengths_b = ((run.get("decoding") or {}).get("max_new_tokens", {}) for run in (a, b))
-    if any(lengths_a[part] != lengths_b[part] for part in lengths_a.keys() & lengths_b.keys()):
-        different.append("max_new_tokens")
-    doubts = [f"the runs differ in {', '.join(different)}, not in the model alone"] if different else []
-    weights, others = ([run.get("weights_sha256"), run.get("edits")] for run in (a, b))
-    known = weights[0] is not None
-    if known and weights == others and a.get("plugins") == b.get("plugins"):
-        doubts.append("both runs are of the same weights and plug-ins")
-    if known and weights != others and a.get("plugins") != b.get("plugins"):
-        names = f"{_plugin_names(a) or 'none'} against {_plugin_names(b) or 'none'}"
-        doubts.append(f"the runs differ in weights and plug-ins ({names}), so neither alone explains a difference")
-    return doubts
-
-
-def _plugin_names(run: Any) -> str:
-    """Return the plug-ins of a run, from its record."""
-    plugins = run.get("plugins") if isinstance(run, dict) else None
-    named = [plugin.get("name") for plugin in plugins or () if isinstance(plugin, dict)]
-    return " + ".join(map(str, named))
-
-
-def _called(run: ScoredRun) -> str:
-    """Return a run's file, and the plug-ins that acted in it."""
-    names = _plugin_names(run.document.get("run"))
-    return f"{run.file} (with {names})" if names else str(run.file)
 
 
 def _shared_items(a: Score, b: Score, where: str) -> tuple[list[Item], list[Item]]:

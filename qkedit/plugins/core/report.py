@@ -24,7 +24,8 @@ class RequestReport:
 
     Attributes:
         prompts: the number of rows in the batch (beams and several answers to one prompt count each).
-        images: the number of images in these rows.
+        images: the number of images in these rows; None if they were not counted, because no plug-in of the request
+            needs their cells, and these could not be found. So are the next two.
         image_tokens: the number of placeholders, including those that are not cells.
         cells: the number of image tokens that are cells of a grid.
         plugins: the report of each plug-in, by its name.
@@ -32,9 +33,9 @@ class RequestReport:
     """
 
     prompts: int
-    images: int = 0
-    image_tokens: int = 0
-    cells: int = 0
+    images: int | None = 0
+    image_tokens: int | None = 0
+    cells: int | None = 0
     plugins: Mapping[str, PluginReport] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
 

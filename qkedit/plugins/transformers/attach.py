@@ -35,12 +35,12 @@ from qkedit.plugins.core.protocol import BoundPlugin, DecodingPlugin, Plugin, Pr
 from qkedit.plugins.core.report import RequestReport
 from qkedit.plugins.transformers.attention_scores import edited_attention, in_this_branch
 from qkedit.plugins.transformers.branch import LockstepBranch
+from qkedit.plugins.transformers.counts import counted, counted_in
 from qkedit.plugins.transformers.decoding import (
     EditedLogits,
     ReportedLogits,
     editing_states,
     observing,
-    prompts_in,
     with_decoding,
 )
 from qkedit.plugins.transformers.modules import layers_uncompiled, vlm_modules
@@ -248,7 +248,7 @@ class Attachment:
         if self._reports and (last := self._reports[-1]) is not before:
             self._reports[-1] = replace(last, plugins={**last.plugins, **of_decoding})
         else:
-            self._reports.append(RequestReport(prompts=prompts_in(given), plugins=of_decoding))
+            self._reports.append(replace(counted(self._parts.config, given), plugins=of_decoding))
         return output
 
     def _start_branch(
@@ -309,11 +309,8 @@ class Attachment:
         if isinstance(getattr(self._thread, "logits", None), ReportedLogits):
             return output  # the request is that of the answer
         self._reports.append(
-            RequestReport(
-                prompts=grids.batch,
-                images=len(grids.extents),
-                image_tokens=int(grids.placeholders.sum()),
-                cells=sum(grid.positions.numel() for grid in grids.grids),
+            replace(
+                counted_in(grids),
                 plugins={name: edit.report() for name, edit in edits.items()},
                 seconds=dict(stopwatch.seconds),
             )

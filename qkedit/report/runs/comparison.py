@@ -9,6 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from qkedit.errors import counted
+from qkedit.evaluation.metric import Unit
 from qkedit.evaluation.statistics.comparison import SIGNIFICANT, ComparedMetric, ComparedSplit, RunComparison
 from qkedit.report.files import printable
 from qkedit.report.fitting_table import FittingTable
@@ -80,17 +81,30 @@ def _titles(comparison: RunComparison) -> tuple[str, ...]:
 def metric_cells(compared: ComparedMetric) -> tuple[str, ...]:
     """Return the name of a metric, both values, the difference, its interval, p, and the corrected p."""
     found = compared.difference
-    # Shares are below 1; words, points and percentages need fewer decimals.
-    decimals = 3 if max(found.a or 0, found.b or 0) <= 1 else 1
-    low, high = _signed(found.low, decimals), _signed(found.high, decimals)
+    decimals = _decimals(compared)
     return (
         found.metric,
         *("-" if value is None else f"{value:.{decimals}f}" for value in (found.a, found.b)),
         _signed(found.value, decimals),
-        "-" if found.low is None else f"{low} to {high}",
+        ends(compared, found.low, found.high, sign="+"),
         _p(found.p),
         _p(compared.p_corrected),
     )
+
+
+def ends(compared: ComparedMetric, low: float | None, high: float | None, *, sign: str = "") -> str:
+    """Return an interval with the decimals of its metric, and with `+` before positive ends if that is `sign`."""
+    if low is None or high is None:
+        return "-"
+    decimals = _decimals(compared)
+    return f"{low:{sign}.{decimals}f} to {high:{sign}.{decimals}f}"
+
+
+def _decimals(compared: ComparedMetric) -> int:
+    """Return 3 for shares, which are below 1, and for CIDEr; 1 for words, points and percentages."""
+    if compared.metric.unit is Unit.HUNDREDTHS:
+        return 3
+    return 3 if max(compared.difference.a or 0, compared.difference.b or 0) <= 1 else 1
 
 
 def _signed(value: float | None, decimals: int) -> str:

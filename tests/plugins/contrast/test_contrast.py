@@ -12,9 +12,10 @@ from torch import Tensor
 
 import qkedit
 from qkedit import SCR
-from qkedit.errors import UsageError
+from qkedit.errors import UnsupportedForm, UsageError
 from qkedit.plugins.contrast.noise import signal_shares, with_noise
 from qkedit.plugins.contrast.settings import ICD, M3ID, VCD, PAIContrast
+from qkedit.plugins.transformers import counts
 from tests.plugins.closeness import assert_equals_formulas
 from tests.plugins.contrast.contrast_oracle import contrasted
 from tests.plugins.greedy import STEPS, generated, one_image_each
@@ -83,9 +84,12 @@ def test_a_padded_batch_equals_the_formulas(family: str, method: str) -> None:
     plugin, branch_of, weight, beta = METHODS[method]
     prompts = one_image_each(family)
     with qkedit.attach(model(family), plugin) as attached:
-        answers, logits = generated(family, request(family, prompts).inputs)
+        given = request(family, prompts)
+        answers, logits = generated(family, given.inputs)
     report = attached.report()
     assert len(report) == 1
+    assert (report[0].prompts, report[0].images) == (len(prompts), len(prompts))
+    assert report[0].image_tokens == int((given.ids == IMAGE).sum())
     assert report[0].plugins[method].steps == STEPS
     for row, prompt in enumerate(prompts):
         alone = request(family, [prompt]).inputs
@@ -95,6 +99,17 @@ def test_a_padded_batch_equals_the_formulas(family: str, method: str) -> None:
             assert torch.equal(logits[step][row].isfinite(), finite)
             assert_equals_formulas(logits[step][row][finite], expected[step][finite])
         assert answers[row].tolist() == answer
+
+
+def test_images_whose_cells_are_unknown_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*arguments: Any) -> Any:
+        raise UnsupportedForm("no grid", where="config", remedy="none")
+
+    monkeypatch.setattr(counts, "image_grids", unknown)
+    with qkedit.attach(model("llava"), VCD(alpha=0)) as attached:
+        generated("llava", request("llava", one_image_each("llava")).inputs, max_new_tokens=1)
+        generated("llava", {"input_ids": torch.tensor([[1, 50]])}, max_new_tokens=1)
+    assert [(one.prompts, one.images, one.cells) for one in attached.report()] == [(2, None, None), (1, 0, 0)]
 
 
 @pytest.mark.parametrize("plugin", [VCD(alpha=0), PAIContrast(gamma=1), M3ID(decay=0)], ids=lambda plugin: plugin.name)

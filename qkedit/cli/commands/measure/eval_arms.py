@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qkedit.cli.delivery import deliver
+from qkedit.cli.flags.plugins import spelled
 
 if TYPE_CHECKING:
     from qkedit.cli.output import Output
@@ -54,5 +55,9 @@ def run_each(
         )
     for sentence in finished.warnings:
         output.warn(sentence)
+    # Two arms can be the same plug-in with other options.
+    titles = {
+        arm.name: spelled(arm.plugins[-1]) for arm in arms if not arm.edits and len(arm.plugins) > len(arms[0].plugins)
+    }
     done = [run.file for run in finished.runs.values()]
-    deliver(output, finished.as_dict(), RunArmsTable(finished.against_base), {}, done=done)
+    deliver(output, finished.as_dict(), RunArmsTable(finished.against_base, titles), {}, done=done)

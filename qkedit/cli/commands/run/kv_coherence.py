@@ -90,6 +90,7 @@ def _measured(
 
     answer = respond(loaded, pictures, prompt, [*make_plugins(plugins), KeyCoherence()], max_new_tokens=1)
     assert answer.report is not None
+    assert answer.report.cells is not None  # counted for every plug-in on the prefill
     found = answer.report.plugins[KeyCoherence.name]
     assert isinstance(found, CoherenceReport)
     return _Measured(found.layers, dict(found.keys), answer.report.cells, answer.chat_template)

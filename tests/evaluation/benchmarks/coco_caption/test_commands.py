@@ -87,6 +87,9 @@ def test_a_gate_may_require_the_bound_of_an_interval(results: dict[str, Path], t
     figures = {one["metric"]: one for one in split["differences"]}
     assert figures["cider"]["verdict"] in ("better", "")
     assert 0 < figures["cider"]["low"] <= figures["cider"]["value"] <= figures["cider"]["high"]
+    printed = qkedit("compare", results["base quality"], results["edited quality"]).stdout.splitlines()
+    row = next(line.split() for line in printed if line.startswith("cider"))
+    assert row[3] == f"{figures['cider']['value']:+.3f}"  # 0.01 is a point in papers
     file = tmp_path / "comparison.json"
     file.write_text(done.stdout)
     assert qkedit("gate", file, "--require", "cider_difference_low>=-0.008").code == 0
