@@ -158,6 +158,13 @@ def compared(answers: list[Any], wanted: list[tuple[list[int], np.ndarray]]) -> 
     return worst
 
 
+def inspect_in_this_process() -> None:
+    """Let vLLM inspect model classes here; a process for each, lest CUDA start in this one, takes ten seconds."""
+    from vllm.model_executor.models import registry
+
+    registry._run_in_subprocess = lambda inspect: inspect()
+
+
 def compiled_decoders(worker: Any) -> int:
     """Return how many modules of a worker's model run compiled."""
     modules = worker.model_runner.get_model().modules()
@@ -173,7 +180,6 @@ def compare(
     """Return the largest differences of one model, by case; `kept` is a directory of references."""
     os.environ["VLLM_PLUGINS"] = "qkedit"
     from vllm import LLM, SamplingParams
-    from vllm.model_executor.models import registry
 
     from qkedit.integrations.vllm.families import our_architecture
     from qkedit.integrations.vllm.launch import SECTION, read_config
@@ -181,8 +187,7 @@ def compare(
     from qkedit.runtime.generation import load
     from qkedit.runtime.loading import directory_of
 
-    # A process for each class, lest CUDA start in this one, would take ten seconds.
-    registry._run_in_subprocess = lambda inspect: inspect()
+    inspect_in_this_process()
     directory = directory_of(model)
     loaded = load(model, dtype="float32")
     requests = pictures()

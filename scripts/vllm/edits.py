@@ -24,7 +24,17 @@ from urllib.request import Request, urlopen
 sys.path.insert(0, str(Path(__file__).parent))
 
 from command_line import parser_of
-from compare import ENGINE, LIMIT, SHOWN, TOKENS, compared, on_transformers, pictures, prompt_of
+from compare import (
+    ENGINE,
+    LIMIT,
+    SHOWN,
+    TOKENS,
+    compared,
+    inspect_in_this_process,
+    on_transformers,
+    pictures,
+    prompt_of,
+)
 from inputs import checkpoint
 
 PORT = 8123
@@ -112,6 +122,7 @@ def main() -> int:
     work = arguments.work.resolve()
     qwen = checkpoint(work, "qwen2_vl")
     directories = {}
+    inspect_in_this_process()
     for name, base in (("demo", "demo"), ("qwen2_vl", str(qwen))):
         edited = work / f"{name}-edited"
         if qkedit("steer", base, *EDIT, "--out", str(edited), "--force"):

@@ -229,6 +229,7 @@ def test_invalid_requests_are_refused(
         ("--dtype", "float32"): "has no effect with --engine vllm",
         ("--endpoint", "http://localhost"): "an endpoint has its own engine",
         ("--", "--port", "8000"): "--port: is set by eval",
+        ("--", "--config", "settings.yaml"): "the run would not record the settings in the file",
         ("--", "pope"): "pope: is not a flag",
         ("--plugin", "scr", "--", "--enable-dbo"): "does not go with plug-ins",
     }.items():

@@ -49,8 +49,8 @@ REFUSED = {
     "--worker-extension-cls": "qkedit binds the plug-ins through it",
 }
 
-# Flags that `qkedit eval` sets itself, or whose content its record would lack.
-SET_BY_EVAL = ("--model", "--host", "--port", "--uds", "--served-model-name", "--api-key", "--config")
+# Flags that `qkedit eval` sets itself.
+SET_BY_EVAL = ("--model", "--host", "--port", "--uds", "--served-model-name", "--api-key")
 
 
 def check_vllm() -> None:
@@ -112,12 +112,16 @@ def server_command(
 
 
 def check_flags_of_eval(flags: Sequence[str]) -> None:
-    """Raise UsageError for a flag of vLLM that `qkedit eval` sets itself, or for a first word that is not a flag."""
+    """Raise UsageError for flags that `qkedit eval` sets itself or cannot record, or a first word that is no flag."""
     if flags and not flags[0].startswith("-"):
         raise UsageError("is not a flag", where=flags[0], remedy="give flags of vLLM after --")
     for flag in flags:
         if flag.startswith("-") and _long(flag) in SET_BY_EVAL:
             raise UsageError("is set by eval", where=_long(flag), remedy="leave it out")
+        if _long(flag) == "--config":
+            raise UsageError(
+                "the run would not record the settings in the file", where="--config", remedy="give them as flags"
+            )
 
 
 def vllm_version() -> str:
