@@ -31,13 +31,13 @@ def spice(captions: Sequence[str], references: Sequence[Sequence[str]], data: Pa
     Args:
         captions: the tokens of each caption.
         references: the tokens of the references of the same images.
-        data: the directory that holds CoreNLP's two files, at any depth.
+        data: the directory to search for CoreNLP's two files.
 
     Raises:
         QkeditError: Java, pycocoevalcap or CoreNLP is missing, Java is too new, or the program failed.
     """
     jar = program(_JAR)
-    models = corenlp(data)
+    models = corenlp(data, jar.parent / "lib")
     release = java_release(_WHAT)
     if release is not None and release > LAST_JAVA:
         raise QkeditError(
@@ -69,10 +69,18 @@ def spice(captions: Sequence[str], references: Sequence[Sequence[str]], data: Pa
     return scores
 
 
-def corenlp(data: Path) -> list[Path]:
-    """Return the files of CoreNLP below a data directory. Raises QkeditError if they are not there."""
-    for place in PLACES:
-        files = [data / place / name for name in CORENLP]
+def corenlp(data: Path, installed: Path) -> list[Path]:
+    """Return the files of CoreNLP.
+
+    Args:
+        data: the data directory; see `PLACES`.
+        installed: the directory into which pycocoevalcap downloads them when its own SPICE is used.
+
+    Raises:
+        QkeditError: they are in neither.
+    """
+    for place in (*(data / name for name in PLACES), installed):
+        files = [place / name for name in CORENLP]
         if all(file.is_file() for file in files):
             return files
     raise QkeditError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,20 @@ def test_spice_receives_the_captions(programs: Programs, tmp_path: Path) -> None
     asked, _ = json.loads(log.read_text().splitlines()[-1])
     assert not any(argument.startswith(str(package)) and argument.endswith(".json") for argument in asked)
     assert sorted(package.rglob("*")) == before, "nothing is written into the library"
+
+
+@pytest.mark.parametrize("place", ["", "spice", "stanford-corenlp-full-2015-12-09", "site/pycocoevalcap/spice/lib"])
+def test_the_models_of_spice_are_found_together(programs: Programs, tmp_path: Path, place: str) -> None:
+    """The last place is that to which pycocoevalcap itself downloads them."""
+    log = programs()
+    shown = [replace(question, fields={"data": tmp_path}) for question in questions()]
+    (tmp_path / place).mkdir(parents=True, exist_ok=True)
+    for name, sentence in zip(CORENLP, ("put them there", "did not print"), strict=True):
+        (tmp_path / place / name).touch()
+        with pytest.raises(QkeditError, match=sentence):
+            scoring.score(shown, answers_with("a"), also=["spice"])
+    asked, _ = json.loads(log.read_text().splitlines()[-1])
+    assert {str(tmp_path / place / name) for name in CORENLP} <= set(asked[asked.index("-cp") + 1].split(os.pathsep))
 
 
 def test_spice_without_its_models_names_their_source(programs: Programs, tmp_path: Path) -> None:
