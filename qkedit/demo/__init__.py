@@ -8,7 +8,7 @@ DEMO = "demo"
 CROWDED_DEMO = "demo-crowded"
 DEMOS = (DEMO, CROWDED_DEMO)
 # The directory of each model, in this one.
-_DIRECTORIES = {DEMO: "checkpoint", CROWDED_DEMO: "crowded_checkpoint"}
+_DIRECTORIES = {DEMO: "small_checkpoint", CROWDED_DEMO: "crowded_checkpoint"}
 
 
 def demo_checkpoint(name: str = DEMO) -> Path:
