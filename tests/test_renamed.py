@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import qkedit
+from qkedit.demo import SMALL_DEMO
 from qkedit.renamed import renamed_argument
 from qkedit.spectral.suppression import Suppression
 
@@ -43,6 +44,6 @@ def test_a_suppression_accepts_the_old_name() -> None:
 
 def test_an_edit_accepts_the_old_name(tmp_path: Path) -> None:
     with pytest.warns(DeprecationWarning, match="residual= is now retain="):
-        old = qkedit.steer("demo", out=tmp_path / "old", layers="3", residual=0.5, fsync=False)  # type: ignore[call-arg]
-    new = qkedit.steer("demo", out=tmp_path / "new", layers="3", retain=0.5, fsync=False)
+        old = qkedit.steer(SMALL_DEMO, out=tmp_path / "old", layers="3", residual=0.5, fsync=False)  # type: ignore[call-arg]
+    new = qkedit.steer(SMALL_DEMO, out=tmp_path / "new", layers="3", retain=0.5, fsync=False)
     assert old.manifest == new.manifest

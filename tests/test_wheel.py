@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from qkedit.demo import SMALL_DEMO
 from tests.paths import ROOT
 
 REPOSITORY = ROOT
@@ -22,6 +23,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(wheels)]
     subprocess.run(build, cwd=REPOSITORY, check=True, capture_output=True)
     (wheel,) = wheels.iterdir()
+    assert wheel.stat().st_size < 12_000_000, "most of it are the two embedded models"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
     return site
@@ -42,7 +44,7 @@ def test_steer_and_verify_run_from_the_wheel(installed: Path, tmp_path: Path) ->
         "import qkedit; assert qkedit.__file__.startswith(sys.path[0]), qkedit.__file__\n"
         "from qkedit.cli.app import run; run()"
     )
-    arguments = ["steer", "--model", "demo", "--layers", "2-5", "--out", "edited", "--no-fsync"]
+    arguments = ["steer", "--model", SMALL_DEMO, "--layers", "2-5", "--out", "edited", "--no-fsync"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("QKEDIT_")}
     for command in (arguments, ["verify", "edited"], ["models"]):
         run = [sys.executable, "-c", program, *command]

@@ -47,7 +47,7 @@ def demonstrate(
         spare, product: as for `edit`.
         scenes: the number of scenes.
         scene_seed: the seed of the scenes.
-        world: their world, `small` or `crowded`; by default that of the embedded model, `small` for others.
+        world: their world, `small` or `crowded`; by default `small` for `demo-small`, else `crowded`.
         seeds: the number of random controls per edit.
         revision: branch, tag or commit of a model on the hub.
         device: the device of the model.

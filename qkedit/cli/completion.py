@@ -30,7 +30,7 @@ compute_dtypes = among("float32", "float64")
 device_maps = among("auto", "balanced", "balanced_low_0", "sequential")
 attention = among("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")
 quantizations = among("bnb-4bit", "bnb-8bit", "torchao-int8")
-worlds = among("small", "crowded")
+worlds = among("crowded", "small")
 dtypes = among("auto", "float32", "bfloat16", "float16")
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 from qkedit.demo.depth_questions import depth_questions
 from qkedit.demo.questions import SPLITS, image_file, pope_questions
 from qkedit.demo.scenes import CAPTION_PROMPT, IMAGE_SIZE, Scene
-from qkedit.demo.worlds import SMALL
+from qkedit.demo.worlds import DEFAULT_WORLD
 from qkedit.strict_text import json_lines, json_text
 
 
@@ -56,7 +56,7 @@ def coco_instances(scenes: Sequence[Scene]) -> dict[str, Any]:
 
     A group of objects is one annotation, with `iscrowd` 1 and a `count`. All scenes must be of the same world.
     """
-    world = scenes[0].world if scenes else SMALL
+    world = scenes[0].world if scenes else DEFAULT_WORLD
     number = {kind: index for index, kind in enumerate(world.kinds, start=1)}
     theme = {kind: name for name, kinds in world.themes.items() for kind in kinds}
     annotations: list[dict[str, Any]] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qkedit.demo import CROWDED_DEMO
+from qkedit.demo import SMALL_DEMO
 from qkedit.demo.captions import one_sentence, two_sentences
 from qkedit.demo.world import World
 from qkedit.errors import UsageError, near_words
@@ -96,11 +96,13 @@ CROWDED = World(
 )
 
 WORLDS = {world.name: world for world in (SMALL, CROWDED)}
+# The world of the model `demo`, and of every model but `demo-small`.
+DEFAULT_WORLD = CROWDED
 
 
 def world_name_for(model: str, world: str | None = None) -> str:
-    """Return the named world, or by default that on which an embedded model was trained; the small one for others."""
-    return world or (CROWDED.name if model.lower() == CROWDED_DEMO else SMALL.name)
+    """Return the named world; by default the small one for `demo-small`, and the crowded one for other models."""
+    return world or (SMALL.name if model.lower() == SMALL_DEMO else DEFAULT_WORLD.name)
 
 
 def world_named(name: str) -> World:

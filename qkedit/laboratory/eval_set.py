@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from qkedit.demo.questions import SPLITS, image_file, pope_questions
 from qkedit.demo.scenes import CAPTION_PROMPT, Scene, make_scenes
 from qkedit.demo.scenes import HELD_OUT_SEED as HELD_OUT_SEED
-from qkedit.demo.worlds import SMALL, world_named
+from qkedit.demo.worlds import DEFAULT_WORLD, world_named
 from qkedit.errors import UsageError, counted
 from qkedit.evaluation.files.records import Question
 
@@ -26,7 +26,7 @@ class SceneRange:
     count: int
     seed: int = HELD_OUT_SEED
     first: int = 0
-    world: str = SMALL.name
+    world: str = DEFAULT_WORLD.name
 
     def __post_init__(self) -> None:
         """Check the numbers. Raises UsageError."""
@@ -49,9 +49,8 @@ class SceneRange:
         )
 
     def as_dict(self) -> dict[str, int | str]:
-        """Return the range as it is recorded; a record without a world means the small one."""
-        numbers: dict[str, int | str] = {"count": self.count, "seed": self.seed, "first": self.first}
-        return numbers if self.world == SMALL.name else numbers | {"world": self.world}
+        """Return the range as it is recorded."""
+        return {"count": self.count, "seed": self.seed, "first": self.first, "world": self.world}
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from pathlib import Path
 from qkedit.checkpoint.contents import PLUGINS_FILE
 from qkedit.checkpoint.io.file_errors import explained
 from qkedit.checkpoint.io.whole_file import write_whole
-from qkedit.demo import demo_checkpoint
+from qkedit.demo import DEMOS, demo_checkpoint
 from qkedit.errors import QkeditError, UsageError
 from qkedit.plugins.settings import PluginSettings, dump_plugins, read_plugins
 
@@ -99,8 +99,8 @@ def users_directory(model: str) -> Path:
             remedy="download the model with `hf download ORG/NAME --local-dir DIR` and name that directory",
         )
     real = Path(os.path.realpath(path))
-    if real.is_relative_to(os.path.realpath(demo_checkpoint())):
-        raise UsageError("is the demo, which is part of qkedit", where=model, remedy="copy it and name the copy")
+    if any(real.is_relative_to(os.path.realpath(demo_checkpoint(demo))) for demo in DEMOS):
+        raise UsageError("is a demo model, which is part of qkedit", where=model, remedy="copy it and name the copy")
     config = path / CONFIG_FILE
     if any(part.startswith("models--") for part in real.parts) or config.is_symlink():
         raise UsageError(

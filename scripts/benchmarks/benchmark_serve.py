@@ -39,6 +39,9 @@ from benchmarking.servers import OURS, PLAIN, Server, png, question, serving
 from benchmarking.timing import Timing, in_turns, seconds_of
 from PIL import Image
 
+from qkedit.demo import SMALL_DEMO
+from qkedit.demo.worlds import SMALL
+
 SELECTIONS: dict[str, tuple[str, ...]] = {
     "none": (),
     "scr": ("scr",),
@@ -194,10 +197,10 @@ def measure(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     np.save(work / "depth.npy", depth)
     settings = ["--device", options.device, "--dtype", options.dtype]
     model = options.model
-    if model == "demo":
+    if model == SMALL_DEMO:
         from qkedit.demo import demo_checkpoint
 
-        model = str(demo_checkpoint())
+        model = str(demo_checkpoint(SMALL_DEMO))
     plugins = ["--plugin", "scr", "--plugin", f"dscr:depth={work / 'depth.npy'}"]
     arguments = [model, *plugins, *settings, "--served-name", "served", "--quiet"]
     body: dict[str, Any] = {"messages": question(options.prompt, file), "temperature": 0}
@@ -230,12 +233,12 @@ def measure(options: argparse.Namespace, work: Path) -> dict[str, Any]:
 def demo_picture() -> bytes:
     from qkedit.demo.scenes import make_scenes
 
-    return png(Image.fromarray(next(iter(make_scenes(1, seed=1))).image))
+    return png(Image.fromarray(next(iter(make_scenes(1, seed=1, world=SMALL))).image))
 
 
 def parsed(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="demo", help="a directory, or demo")
+    parser.add_argument("--model", default=SMALL_DEMO, help="a directory, or demo")
     parser.add_argument("--image", type=Path, help="image to ask about (default: a scene of the demo)")
     parser.add_argument("--prompt", default="Please describe this image in detail.")
     parser.add_argument("--tokens", type=int, nargs="+", default=[1, 32], help="longest answers")

@@ -28,7 +28,9 @@ from torch import Tensor
 
 import qkedit
 from qkedit import DSCR, SCR
+from qkedit.demo import SMALL_DEMO
 from qkedit.demo.scenes import CAPTION_PROMPT, Scene, make_scenes
+from qkedit.demo.worlds import SMALL
 from qkedit.plugins.dscr.mixing import Kernel, effective_tokens, mixed, mixing_weights, standardized, variance
 from qkedit.plugins.measures.kv_coherence import KeyCoherence
 from qkedit.runtime.generation import LoadedModel, load, request_inputs
@@ -45,9 +47,9 @@ UNITS = {"z-scores": True, "0 … 1": False}  # whether depth is standardized
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=64)
-    scenes = list(make_scenes(parser.parse_args(arguments).scenes, SEED))
+    scenes = list(make_scenes(parser.parse_args(arguments).scenes, SEED, world=SMALL))
     print(f"{date.today()}, torch {torch.__version__}, float32, {len(scenes)} scenes of seed {SEED}")
-    demo = load("demo", dtype="float32")
+    demo = load(SMALL_DEMO, dtype="float32")
     for section in (norm_ratios(demo, scenes), kernel(), mixes(demo, scenes), coherence(demo, scenes)):
         print()
         print("\n".join(section), flush=True)
@@ -97,7 +99,7 @@ def mixes(demo: LoadedModel, scenes: Sequence[Scene]) -> Iterator[str]:
         ]
         for unit, standardize in UNITS.items()
     }
-    yield mixes_line("demo, true depth", found)
+    yield mixes_line("demo-small, true depth", found)
     for family in TINY:
         tiny, request = tiny_requests.model(family), request_of(family, prompts_of(family))
         found = {}

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from train_demo_model import RECORDS, SHIPPED
 from transformers import LlavaForConditionalGeneration
 
-from qkedit.demo import CROWDED_DEMO, DEMO, demo_checkpoint
+from qkedit.demo import DEMO, DEMOS, SMALL_DEMO, demo_checkpoint
 from qkedit.demo.scenes import CAPTION_PROMPT, Scene, make_scenes
 from qkedit.demo.worlds import WORLDS
 from qkedit.inspection.spectra import inspect
@@ -35,10 +35,8 @@ from qkedit.steering.steer_options import SteerOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 SEED = 2_000_000
-# The names of the pictures of scenes and of training, for each world.
-FILES = {"small": ("scenes.jpg", "training.png"), "crowded": ("scenes-crowded.jpg", "training-crowded.png")}
 SMOLLM = "SmolLM2-135M-Instruct"
-COLOURS = {DEMO: "#b2182b", CROWDED_DEMO: "#2166ac", SMOLLM: "#444444"}
+COLOURS = {SMALL_DEMO: "#b2182b", DEMO: "#2166ac", SMOLLM: "#444444"}
 # Top-4 share and effective rank of each layer, from the first.
 Spectra = list[tuple[float, float]]
 
@@ -97,7 +95,7 @@ def published_spectra(document: str) -> Spectra:
 def all_spectra() -> dict[str, Spectra]:
     """Return the spectra of the embedded models and of SmolLM2."""
     document = (ROOT / "docs" / "laboratory.md").read_text(encoding="utf-8")
-    return {name: model_spectra(name) for name in (DEMO, CROWDED_DEMO)} | {SMOLLM: published_spectra(document)}
+    return {name: model_spectra(name) for name in DEMOS} | {SMOLLM: published_spectra(document)}
 
 
 def spectra_picture(found: dict[str, Spectra]) -> Figure:
@@ -123,7 +121,7 @@ def spectra_table(found: dict[str, Spectra]) -> Iterator[str]:
     """Yield the lines of a Markdown table: the middle half of each model's layers."""
     yield "| model | middle layers | head size | top-4 share | effective rank |"
     yield "|---|---|--:|--:|--:|"
-    sizes = {name: json.loads((demo_checkpoint(name) / "config.json").read_text()) for name in (DEMO, CROWDED_DEMO)}
+    sizes = {name: json.loads((demo_checkpoint(name) / "config.json").read_text()) for name in DEMOS}
     for name, layers in found.items():
         first, last = len(layers) // 4, len(layers) - len(layers) // 4 - 1
         shares, ranks = zip(*layers[first : last + 1], strict=True)
@@ -152,8 +150,8 @@ def main() -> None:
         scenes = list(make_scenes(8, SEED, world=WORLDS[world]))
         model = LlavaForConditionalGeneration.from_pretrained(demo_checkpoint(model_name))
         captions = answers(model, [(scene, CAPTION_PROMPT) for scene in scenes])
-        of_scenes, of_training = FILES[world]
-        pictures |= {of_scenes: scenes_picture(scenes, captions), of_training: training_picture(record)}
+        pictures[f"scenes-{world}.jpg"] = scenes_picture(scenes, captions)
+        pictures[f"training-{world}.png"] = training_picture(record)
     for name, figure in pictures.items():
         file = options.out / name
         figure.savefig(file, dpi=110)

@@ -28,7 +28,7 @@ from demo_training.spectra import initialise, middle_layers, projections, spectr
 from demo_training.stages import LanguageStage, Settings, learning_rate
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-from qkedit.demo import demo_checkpoint
+from qkedit.demo import SMALL_DEMO, demo_checkpoint
 
 HELD_OUT_SEED = 1_000_000
 
@@ -136,7 +136,7 @@ def run(trial: Trial, data: RenderedScenes, held_out: RenderedScenes, seed: int,
         language_rate=trial.rate,
     )
     model = new_model(trial, seed)
-    shipped = LlavaForConditionalGeneration.from_pretrained(demo_checkpoint(), dtype=torch.float32)
+    shipped = LlavaForConditionalGeneration.from_pretrained(demo_checkpoint(SMALL_DEMO), dtype=torch.float32)
     model.model.vision_tower.load_state_dict(shipped.model.vision_tower.state_dict())
     initialise(model.model.language_model, trial.qk_std or trial.hidden**-0.5, seed)
     before = spectra(model.model.language_model, middle_layers(trial.layers))

@@ -7,7 +7,7 @@ arithmetic. The run saves its state every few minutes, and resumes from there wh
 
     python scripts/demo_model/train_demo_model.py --work /tmp/demo             # train; resumes
     python scripts/demo_model/train_demo_model.py --work /tmp/demo --install   # and replace the shipped checkpoint
-    python scripts/demo_model/train_demo_model.py --work /tmp/crowded --world crowded    # the one of `demo-crowded`
+    python scripts/demo_model/train_demo_model.py --work /tmp/small --world small    # the one of `demo-small`
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from demo_training.spectra import middle_layers, spectra, without_modes
 from demo_training.stages import SETTINGS, LanguageStage, Settings, VisionStage
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from qkedit.demo import CROWDED_DEMO, DEMO, demo_checkpoint
+from qkedit.demo import DEMO, SMALL_DEMO, demo_checkpoint
 from qkedit.demo.world import World
-from qkedit.demo.worlds import WORLDS
+from qkedit.demo.worlds import DEFAULT_WORLD, WORLDS
 
 RECORDS = Path(__file__).resolve().parent / "demo_training"
 # The shipped checkpoint and the record of each world.
-SHIPPED = {"small": (DEMO, "record.json"), "crowded": (CROWDED_DEMO, "crowded_record.json")}
+SHIPPED = {"small": (SMALL_DEMO, "small_record.json"), "crowded": (DEMO, "crowded_record.json")}
 HELD_OUT_SEED = 1_000_000  # far from any training seed; the laboratory uses different ones
 CURVE_EVERY = 50
 SAVE_EVERY = 250
@@ -165,7 +165,7 @@ def main() -> None:
         flag = "--" + setting.name.replace("_", "-")
         parser.add_argument(flag, type=type(setting.default), help="by default that of the world")
     options = parser.parse_args()
-    world = WORLDS[options.world or "small"]
+    world = WORLDS[options.world or DEFAULT_WORLD.name]
     given = {setting.name: getattr(options, setting.name) for setting in fields(Settings)}
     settings = replace(SETTINGS[world.name], **{name: value for name, value in given.items() if value is not None})
     options.work.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 from laboratory_document import render
 from laboratory_document.sections import with_section
 
-from qkedit.demo import CROWDED_DEMO
+from qkedit.demo import DEMO
 from qkedit.demo.worlds import CROWDED
 from qkedit.laboratory.arms import BASE, Arm, controls
 from qkedit.laboratory.demonstration import Demonstration, demonstrate
@@ -79,10 +79,10 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     scenes = SceneRange(arguments.scenes, world=CROWDED.name)
-    identity = fingerprint(directory_of(CROWDED_DEMO)) | {"scenes": scenes.as_dict(), "seeds": arguments.seeds}
+    identity = fingerprint(directory_of(DEMO)) | {"scenes": scenes.as_dict(), "seeds": arguments.seeds}
     with ResultsFile(arguments.work / "crowded.jsonl", identity) as file:
         found = demonstrate(
-            ModelSpec(CROWDED_DEMO),
+            ModelSpec(DEMO),
             edited_arms(arguments.seeds),
             scenes,
             arguments.workers,

@@ -9,8 +9,9 @@ from typing import Any
 from fuzzing.json_trees import mutated_tree
 from fuzzing.picture_bytes import picture, png
 from fuzzing.strange import strange_value
+from qkedit.demo import SMALL_DEMO
 
-MODEL = "demo"
+MODEL = SMALL_DEMO
 # Every field of OpenAI's API, and qkedit's own.
 FIELDS = (
     "model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "stop", "stream",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import make_checkpoint
 
-from qkedit.demo import demo_checkpoint
+from qkedit.demo import SMALL_DEMO, demo_checkpoint
 from qkedit.spectral.suppression import Suppression
 from qkedit.steering.plan import plan_for
 from qkedit.steering.run import run_plan
@@ -38,5 +38,5 @@ def steer(base: Path, out: Path, layout: str = "full") -> Path:
 
 def demo(directory: Path) -> Path:
     """Copy the demo's checkpoint, which has a tokenizer, and return the copy."""
-    shutil.copytree(demo_checkpoint(), directory)
+    shutil.copytree(demo_checkpoint(SMALL_DEMO), directory)
     return directory

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from fuzzing.judging import LONGEST_SENTENCE, is_sentence
 from fuzzing.target import Finding, Outcome
+from qkedit.demo import SMALL_DEMO
 from tests.serving.server_process import Server, serving
 
 # The maximum growth of the server over all requests, in megabytes.
@@ -36,7 +37,7 @@ class DemoServer:
     def __init__(self) -> None:
         self._stack = ExitStack()
         directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="qkedit-fuzz-server-")))
-        self._server: Server = self._stack.enter_context(serving(directory, "demo", "--max-pixels", "2000000"))
+        self._server: Server = self._stack.enter_context(serving(directory, SMALL_DEMO, "--max-pixels", "2000000"))
         self._address = urlsplit(self._server.url)
         self._read = 0
         self._peak = self._memory()

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 import torch
 
+from qkedit.demo import SMALL_DEMO
+from qkedit.demo.worlds import SMALL
 from qkedit.evaluation.runs.local_model import LocalModel
 from qkedit.laboratory.eval_set import SceneRange
 from qkedit.laboratory.tuning import trial_runner
@@ -58,9 +60,9 @@ RUNS = (
 def measured(run: Run, clock: Callable[[], float]) -> tuple[float, float]:
     """Return the seconds that were announced for the rest of a search, and those that it took."""
     announced: list[tuple[float, float]] = []
-    data = SceneData(SceneRange(run.scenes, 2_000_000))
+    data = SceneData(SceneRange(run.scenes, world=SMALL.name))
     tune_model(
-        LocalModel("demo", dtype="float32"),
+        LocalModel(SMALL_DEMO, dtype="float32"),
         data,
         run.space,
         goal_of(None, None, data.measures),

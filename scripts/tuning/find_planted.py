@@ -11,6 +11,7 @@ import torch
 from kill_tune import search
 from planted import HEAD, LAYER
 
+from qkedit.demo import SMALL_DEMO
 from qkedit.runtime.loading import load
 
 
@@ -20,7 +21,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=60)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    loaded = load("demo")
+    loaded = load(SMALL_DEMO)
     print(f"planted: layer {LAYER}, head {HEAD}")
     for seed in range(options.seeds):
         report = search(loaded, None, options.trials, seed=seed)

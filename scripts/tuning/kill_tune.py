@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from planted import Planted
 
+from qkedit.demo import SMALL_DEMO
 from qkedit.evaluation.runs.local_model import LocalModel, Shared
 from qkedit.laboratory.tuning.result import TuneReport
 from qkedit.laboratory.tuning.search import SearchSettings
@@ -39,7 +40,7 @@ def search(loaded: LoadedModel, out: Path | None, trials: int, *, seed: int = 0)
     data.remember(loaded.model)
     settings = SearchSettings(trials, controls=2)
     goal = goal_of("hr", "recall:0.05", data.measures)
-    model = LocalModel("demo", shared=Shared(loaded))
+    model = LocalModel(SMALL_DEMO, shared=Shared(loaded))
     return tune_model(model, data, SPACE, goal, settings, seed=seed, drift_images=0, out=out)
 
 
@@ -72,7 +73,7 @@ def main() -> int:
     options = parser.parse_args()
     draws = random.Random(options.seed)
     torch.set_num_threads(1)  # a copy of this process has no other threads
-    loaded = load("demo")
+    loaded = load(SMALL_DEMO)
     with tempfile.TemporaryDirectory() as directory:
         disturbed, undisturbed = Path(directory, "killed.jsonl"), Path(directory, "whole.jsonl")
         kills, lengths = 0, []

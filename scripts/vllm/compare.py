@@ -261,7 +261,7 @@ def failures(cases_of_model: dict[str, dict[str, Any]]) -> list[str]:
 
 def main() -> int:
     parser = parser_of(__doc__)
-    parser.add_argument("--models", default=",".join(["demo", *checkpoints.FAMILIES]))
+    parser.add_argument("--models", default=",".join(["demo-small", *checkpoints.FAMILIES]))
     parser.add_argument("--ranks", type=int, default=1, help="tensor-parallel ranks")
     parser.add_argument("--compiled", action="store_true", help="compile the decoder (vLLM without --enforce-eager)")
     parser.add_argument("--cases", help="names of the table's columns, separated by semicolons (default: all)")

@@ -123,7 +123,7 @@ def main() -> int:
     qwen = checkpoint(work, "qwen2_vl")
     directories = {}
     inspect_in_this_process()
-    for name, base in (("demo", "demo"), ("qwen2_vl", str(qwen))):
+    for name, base in (("demo-small", "demo-small"), ("qwen2_vl", str(qwen))):
         edited = work / f"{name}-edited"
         if qkedit("steer", base, *EDIT, "--out", str(edited), "--force"):
             return 1

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Compare `qkedit eval --engine vllm` with `qkedit eval` on the same questions about the demo's scenes.
+"""Compare `qkedit eval --engine vllm` with `qkedit eval` on the same questions about scenes of the small world.
 
     python scripts/vllm/evaluate.py --work /tmp/vllm-compare --out evaluation.json
 
@@ -32,8 +32,8 @@ MARK = f"EVALUATION_OF={os.getpid()}"
 
 
 def evaluated(questions: Path, out: Path, *words: str, flags: tuple[str, ...] = ()) -> float:
-    """Return the seconds of `qkedit eval demo`, with the start."""
-    command = [sys.executable, "-m", "qkedit", "eval", "demo", *words, "-b", "pope", "--limit", str(EACH)]
+    """Return the seconds of `qkedit eval demo-small`, with the start."""
+    command = [sys.executable, "-m", "qkedit", "eval", "demo-small", *words, "-b", "pope", "--limit", str(EACH)]
     command += [
         "--data",
         str(questions),

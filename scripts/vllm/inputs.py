@@ -31,10 +31,12 @@ def checkpoint(work: Path, name: str) -> Path:
 
 
 def scenes(work: Path) -> Path:
-    """Return a directory with POPE's questions about scenes of the demo."""
+    """Return a directory with POPE's questions about scenes of the small world."""
     from qkedit.demo.files import write_scenes
     from qkedit.demo.scenes import make_scenes
+    from qkedit.demo.worlds import SMALL
 
     return write_once(
-        work / "scenes", lambda directory: write_scenes(list(make_scenes(SCENES, seed=3_000_000)), directory)
+        work / "scenes",
+        lambda directory: write_scenes(list(make_scenes(SCENES, seed=3_000_000, world=SMALL)), directory),
     )

@@ -51,8 +51,8 @@ def main() -> int:
     from qkedit.runtime.loading import directory_of
 
     depth = checkpoint(arguments.work.resolve(), "depth")
-    directory = directory_of("demo")
-    loaded = load("demo", dtype="float32")
+    directory = directory_of("demo-small")
+    loaded = load("demo-small", dtype="float32")
     prompts = [prompt_of(loaded, images) for images in pictures()] * MANY
     settings = SamplingParams(temperature=0, max_tokens=TOKENS)
     off = SamplingParams(temperature=0, max_tokens=TOKENS, extra_args={SECTION: "off"})
@@ -61,7 +61,7 @@ def main() -> int:
         str(directory),
         **ENGINE,
         **SETTINGS,
-        hf_overrides={"architectures": [our_architecture(read_config(directory), "demo")]},
+        hf_overrides={"architectures": [our_architecture(read_config(directory), "demo-small")]},
         additional_config={SECTION: {"schema": 1, "plugins": []}},
     )
     plugins = cases(depth)

@@ -41,7 +41,7 @@ REFUSED: dict[str, dict[str, Any]] = {
 
 
 def refusal(**settings: Any) -> str | None:
-    """Return the message by which settings of the demo with plug-ins are refused; None if vLLM accepts them."""
+    """Return the message by which settings of `demo-small` with plug-ins are refused; None if vLLM accepts them."""
     from vllm.engine.arg_utils import EngineArgs
 
     from qkedit.errors import UsageError
@@ -49,11 +49,11 @@ def refusal(**settings: Any) -> str | None:
     from qkedit.integrations.vllm.launch import SECTION, read_config
     from qkedit.runtime.loading import directory_of
 
-    directory = directory_of("demo")
+    directory = directory_of("demo-small")
     usual: dict[str, Any] = {
         "dtype": "float32",
         "max_model_len": 512,
-        "hf_overrides": {"architectures": [our_architecture(read_config(directory), "demo")]},
+        "hf_overrides": {"architectures": [our_architecture(read_config(directory), "demo-small")]},
         "additional_config": {SECTION: {"schema": 1, "plugins": []}},
     }
     try:
@@ -67,7 +67,7 @@ def refusal(**settings: Any) -> str | None:
 
 def failed_start(not_a_depth_model: Path) -> str:
     """Start a server whose depth model is of another kind, and return its output; empty if its exit code is 0."""
-    command = [sys.executable, "-m", "qkedit", "serve", "demo", "--engine", "vllm", "--port", str(PORT)]
+    command = [sys.executable, "-m", "qkedit", "serve", "demo-small", "--engine", "vllm", "--port", str(PORT)]
     command += ["--plugin", f"dscr:depth={not_a_depth_model}", "--", "--dtype", "float32", "--max-model-len", "512"]
     command += ["--gpu-memory-utilization", "0.2", "--skip-mm-profiling", "--enforce-eager"]
     found = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900)

@@ -48,14 +48,14 @@ class Part:
 
 # The longest first, so that both lanes end at about the same time.
 COMPARED = (
-    Part("families-1", "compare.py", ("--models", "demo,qwen2_vl,qwen2_5_vl,qwen3_vl"), ONE_CORE),
+    Part("families-1", "compare.py", ("--models", "demo-small,qwen2_vl,qwen2_5_vl,qwen3_vl"), ONE_CORE),
     Part(
         "families-2",
         "compare.py",
         ("--models", "llava_next,llava_onevision,internvl,idefics3,mistral3"),
         ONE_CORE,
     ),
-    Part("compiled", "compare.py", ("--models", "demo,qwen2_vl", "--compiled"), ONE_CORE),
+    Part("compiled", "compare.py", ("--models", "demo-small,qwen2_vl", "--compiled"), ONE_CORE),
     Part("edits", "edits.py", (), ONE_CORE),
     # Its server needs processes of its own: it is stopped as users' servers are.
     Part("refusals", "refusals.py", (), {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}),
@@ -64,14 +64,14 @@ ALONE = (
     Part(
         "ranks",
         "compare.py",
-        ("--models", "demo,qwen2_vl,internvl", "--ranks", "2"),
+        ("--models", "demo-small,qwen2_vl,internvl", "--ranks", "2"),
         {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "0|1"},
     ),
     Part("overhead", "overhead.py", (), {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}),
     Part("speed", "speed.py"),
     Part("evaluation", "evaluate.py"),
 )
-QUICK = (Part("families", "compare.py", ("--models", "demo,qwen2_vl"), ONE_CORE), *COMPARED[-2:])
+QUICK = (Part("families", "compare.py", ("--models", "demo-small,qwen2_vl"), ONE_CORE), *COMPARED[-2:])
 
 
 def run(parts: Sequence[Part], at_once: int, work: Path, results: Path, scripts: Path = SCRIPTS) -> dict[str, float]:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measure the demo on vLLM's server for 32 clients at once: with vLLM's own class, and with each plug-in.
+"""Measure `demo-small` on vLLM's server for 32 clients at once: with vLLM's own class, and with each plug-in.
 
     python scripts/vllm/speed.py --work /tmp/vllm-compare --out speed.json
 
@@ -42,8 +42,8 @@ SETTINGS = ("--no-enable-prefix-caching", "--no-enable-chunked-prefill", "--no-m
 
 @contextmanager
 def server(words: Sequence[str] = (), flags: Sequence[str] = ()) -> Iterator[None]:
-    """Run `qkedit serve demo --engine vllm` with options, and with flags of vLLM's, while the context is open."""
-    command = [sys.executable, "-m", "qkedit", "serve", "demo", "--engine", "vllm", "--port", str(PORT), *words]
+    """Run `qkedit serve demo-small --engine vllm` with options and with flags of vLLM while the context is open."""
+    command = [sys.executable, "-m", "qkedit", "serve", "demo-small", "--engine", "vllm", "--port", str(PORT), *words]
     command += ["--", "--dtype", "float32", "--max-model-len", "512", "--gpu-memory-utilization", "0.2"]
     command += ["--skip-mm-profiling", "--enforce-eager", *flags]
     process = subprocess.Popen(command, stdout=sys.stderr, env={**os.environ, "VLLM_SERVER_DEV_MODE": "1"})
@@ -84,7 +84,7 @@ def request_of(images: list[Any]) -> dict[str, Any]:
     content: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url_of(image)}} for image in images]
     content.append({"type": "text", "text": QUESTION})
     settings = {"temperature": 0, "max_tokens": 6, "logprobs": True, "top_logprobs": 5}
-    return {"model": "demo", "messages": [{"role": "user", "content": content}], **settings}
+    return {"model": "demo-small", "messages": [{"role": "user", "content": content}], **settings}
 
 
 def answered(body: dict[str, Any]) -> tuple[float, list[list[float]]]:
@@ -172,7 +172,7 @@ def main() -> int:
         for name in PLUGINS:
             speeds[name] = measured_with(plugins[name], bodies)
         print(speeds, file=sys.stderr, flush=True)
-    evals["eval"] = evaluated(questions, work / "local", "demo", "--dtype", "float32")
+    evals["eval"] = evaluated(questions, work / "local", "demo-small", "--dtype", "float32")
     print(evals, file=sys.stderr, flush=True)
     arguments.out.write_text(json.dumps({"plug-ins": speeds, "eval": evals}, indent=2) + "\n")
     wrong = failures(speeds)

@@ -13,7 +13,7 @@ from typing import Any
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "vllm.md"
 NAMES = {
-    "demo": "LLaVA-1.5 (the demo)",
+    "demo-small": "LLaVA-1.5 (demo-small)",
     "qwen2_vl": "Qwen2-VL",
     "qwen2_5_vl": "Qwen2.5-VL",
     "qwen3_vl": "Qwen3-VL",

@@ -13,6 +13,7 @@ from PIL import Image
 
 import qkedit
 from qkedit.cli.command_table import COMMANDS
+from qkedit.demo import SMALL_DEMO
 from qkedit.laboratory import demonstration, sweep
 from qkedit.selection import selection_text
 from tests.cli.command import qkedit as command
@@ -26,7 +27,7 @@ QUESTIONS = [
 @pytest.fixture(scope="module")
 def edited(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("api") / "edited"
-    qkedit.steer("demo", out=out, layers=range(2, 4), k=4, fsync=False)
+    qkedit.steer(SMALL_DEMO, out=out, layers=range(2, 4), k=4, fsync=False)
     return out
 
 
@@ -73,7 +74,7 @@ def test_a_selection_without_valid_layers_is_refused(chosen: object) -> None:
 
 
 def test_a_plan_lists_the_tensors_and_bytes_of_the_run(edited: Path) -> None:
-    plan = qkedit.plan("demo", layers=[2, 3], k=4)
+    plan = qkedit.plan(SMALL_DEMO, layers=[2, 3], k=4)
     manifest = json.loads((edited / "qkedit.json").read_text())
     assert list(plan.tensors) == [tensor["name"] for tensor in manifest["tensors"]]
     assert plan.bytes_to_write == sum(entry.nbytes for entry in plan.tensors.values())
@@ -94,8 +95,10 @@ def test_the_functions_of_an_edit_share_its_arguments() -> None:
 
 
 def test_steer_runs_the_model_to_find_protected_directions_and_spared_heads(tmp_path: Path) -> None:
-    report = qkedit.steer("demo", out=tmp_path / "python", layers=2, protect="sink:3", spare="induction", fsync=False)
-    words = ("demo", "--layers", "2", "--protect", "sink:3", "--spare", "induction", "--no-fsync")
+    report = qkedit.steer(
+        SMALL_DEMO, out=tmp_path / "python", layers=2, protect="sink:3", spare="induction", fsync=False
+    )
+    words = (SMALL_DEMO, "--layers", "2", "--protect", "sink:3", "--spare", "induction", "--no-fsync")
     assert command("steer", *words, "--out", tmp_path / "command").code == 0
     weights = [(tmp_path / name / "qkedit.json").read_bytes() for name in ("python", "command")]
     assert weights[0] == weights[1]
@@ -107,22 +110,22 @@ def test_steer_runs_the_model_to_find_protected_directions_and_spared_heads(tmp_
 
 
 def test_outputs_are_verified_compared_inspected_and_applied(edited: Path, tmp_path: Path) -> None:
-    assert qkedit.verify(edited, base="demo").mismatches == ()
-    differences = qkedit.diff("demo", edited)
+    assert qkedit.verify(edited, base=SMALL_DEMO).mismatches == ()
+    differences = qkedit.diff(SMALL_DEMO, edited)
     assert [difference.what for difference in differences] == ["changed", "changed"]
-    before, after = (qkedit.inspect(model, layers=2, heads=0).layers[0].heads[0] for model in ("demo", edited))
+    before, after = (qkedit.inspect(model, layers=2, heads=0).layers[0].heads[0] for model in (SMALL_DEMO, edited))
     assert before != after
-    qkedit.steer("demo", out=tmp_path / "delta", layers=range(2, 4), k=4, layout="delta", fsync=False)
-    qkedit.apply(tmp_path / "delta", base="demo", out=tmp_path / "applied", fsync=False, verify=True)
+    qkedit.steer(SMALL_DEMO, out=tmp_path / "delta", layers=range(2, 4), k=4, layout="delta", fsync=False)
+    qkedit.apply(tmp_path / "delta", base=SMALL_DEMO, out=tmp_path / "applied", fsync=False, verify=True)
     assert list(qkedit.diff(edited, tmp_path / "applied")) == []
 
 
 def test_a_loaded_model_and_a_model_name_give_the_same_text(pictures: Path) -> None:
-    demo = qkedit.load("demo")
+    demo = qkedit.load(SMALL_DEMO)
     prompt = "Please describe this image in detail."
     by_file = qkedit.generate(demo, [pictures / "a.png"], prompt, max_new_tokens=8)
     with Image.open(pictures / "a.png") as image:
-        by_picture = qkedit.generate("demo", [image], prompt, max_new_tokens=8, device="cpu")
+        by_picture = qkedit.generate(SMALL_DEMO, [image], prompt, max_new_tokens=8, device="cpu")
     assert by_file.text == by_picture.text
     with_plugin = qkedit.generate(demo, [pictures / "a.png"], prompt, plugins=[qkedit.SCR()], max_new_tokens=8)
     assert with_plugin.report is not None
@@ -146,7 +149,7 @@ def test_experiments_take_the_same_arguments_as_their_commands(monkeypatch: pyte
     common: dict[str, Any] = {"scenes": 4, "seeds": 2}
     with pytest.raises(qkedit.QkeditError):
         qkedit.demonstrate(layers=range(2, 4), k=3, **common)
-    assert command("demo", "--layers", "2-3", "-k", "3", *words).code == 1
+    assert command(SMALL_DEMO, "--layers", "2-3", "-k", "3", *words).code == 1
     with pytest.raises(qkedit.QkeditError):
         qkedit.sweep(layers=[2, range(3, 5)], ks=[2], retains=[0, 0.5], **common)
     assert command("sweep", "--layers", "2;3-4", "-k", "2", "--retain", "0,0.5", *words).code == 1
@@ -159,7 +162,7 @@ def test_runs_are_scored_compared_and_measured(edited: Path, pictures: Path, tmp
     questions = tmp_path / "questions.jsonl"
     questions.write_text("".join(json.dumps(question) + "\n" for question in QUESTIONS))
     runs = {}
-    for name, model in (("base", "demo"), ("edited", edited)):
+    for name, model in (("base", SMALL_DEMO), ("edited", edited)):
         runs[name] = qkedit.evaluate(model, "custom", data=questions, images=pictures, out=tmp_path / name)
         (again,) = qkedit.score("custom", tmp_path / name, questions)
         assert again.metrics == runs[name].scores[0].metrics
@@ -171,5 +174,5 @@ def test_runs_are_scored_compared_and_measured(edited: Path, pictures: Path, tmp
     assert [(check.requirement, check.passed) for check in checks] == [("accuracy>=0.0", True), ("accuracy:1.0", True)]
     with pytest.raises(qkedit.QkeditError, match="nothing is required"):
         qkedit.gate(tmp_path / "edited")
-    moved = qkedit.drift(edited, pictures, base="demo", max_new_tokens=4)
+    moved = qkedit.drift(edited, pictures, base=SMALL_DEMO, max_new_tokens=4)
     assert len(moved.images) == 2

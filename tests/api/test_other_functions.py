@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import qkedit
+from qkedit.demo import SMALL_DEMO
 from tests.cli.command import qkedit as command
 from tests.evaluation.runs.openai_server import Server, chat_completion, serve
 
@@ -19,20 +20,20 @@ __all__ = ["serve"]  # a fixture
 @pytest.fixture(scope="module")
 def edited(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("api") / "edited"
-    qkedit.steer("demo", out=out, layers=range(2, 4), k=4, fsync=False)
+    qkedit.steer(SMALL_DEMO, out=out, layers=range(2, 4), k=4, fsync=False)
     return out
 
 
 def test_suggest_equals_the_flag_of_inspect() -> None:
-    suggestion = qkedit.suggest("demo", heads="0-3")
-    shown = command("inspect", "demo", "--heads", "0-3", "--suggest", "--json").document["suggestion"]
+    suggestion = qkedit.suggest(SMALL_DEMO, heads="0-3")
+    shown = command("inspect", SMALL_DEMO, "--heads", "0-3", "--suggest", "--json").document["suggestion"]
     assert suggestion.reason == shown["reason"]
     assert json.loads(json.dumps(suggestion.as_dict()["layers"])) == shown["layers"]
-    chosen = qkedit.suggest("demo", layers="2-3")
+    chosen = qkedit.suggest(SMALL_DEMO, layers="2-3")
     assert set(chosen.scores) == {2, 3}
 
 
-@pytest.mark.parametrize("before", ["demo", None])
+@pytest.mark.parametrize("before", [SMALL_DEMO, None])
 def test_comparing_spectra_equals_the_flags_of_inspect(before: str | None, edited: Path) -> None:
     """With None, the base is that of the manifest."""
     compared = qkedit.compare_spectra(before, edited, layers=[2, 5], k=2)

@@ -155,7 +155,7 @@ def hub_requests(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[
 
 
 class TestResolve:
-    @pytest.mark.parametrize("model", ["demo", "DEMO", "demo-crowded", "Demo-Crowded"])
+    @pytest.mark.parametrize("model", ["demo", "DEMO", "demo-small", "Demo-Small"])
     def test_demo_is_the_embedded_checkpoint(self, hub_requests: list[object], model: str) -> None:
         files = resolve(model)
         assert (files.name, files.revision, hub_requests) == (model.lower(), None, [])

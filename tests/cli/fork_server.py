@@ -26,11 +26,12 @@ import qkedit.steering.engine.edited_weights
 import qkedit.steering.run
 import qkedit.steering.verify  # noqa: F401
 from qkedit.cli.app import run
+from qkedit.demo import SMALL_DEMO
 
 
 def import_the_rest() -> None:
     """Import what commands import when they begin, by a dry run: half of what a run of the demo model takes."""
-    sys.argv = ["qkedit", "steer", "demo", "--layers", "1", "--dry-run"]
+    sys.argv = ["qkedit", "steer", SMALL_DEMO, "--layers", "1", "--dry-run"]
     with redirect_stdout(StringIO()), suppress(SystemExit):
         run()
 

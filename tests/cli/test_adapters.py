@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from qkedit.api.editing import steer
+from qkedit.demo import SMALL_DEMO
 from tests.cli.command import qkedit
 from tests.paths import ROOT
 
@@ -19,7 +20,7 @@ def facts(text: str) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def edited(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("edited") / "full"
-    steer("demo", out=out, layers="2-5", fsync=False)
+    steer(SMALL_DEMO, out=out, layers="2-5", fsync=False)
     return out
 
 
@@ -27,7 +28,7 @@ def test_the_document_quotes_the_printed_output(edited: Path, tmp_path: Path) ->
     document = (ROOT / "docs" / "adapters.md").read_text()
     quoted = [block.partition("\n")[2] for block in document.split("```")[1::2] if block.startswith("\n")]
     whole, cut = (facts(block) for block in quoted)
-    command = ("steer", "demo", "--layers", "2-5", "--layout", "lora", "--no-fsync", "--out")
+    command = ("steer", SMALL_DEMO, "--layers", "2-5", "--layout", "lora", "--no-fsync", "--out")
     assert f"qkedit {' '.join(command[:-2])} --out ./adapter" in document
     found = facts(qkedit(*command, tmp_path / "whole").stdout)
     assert {name: found[name] for name in whole if name not in ("time", "written")} == {
@@ -54,8 +55,8 @@ def test_every_command_accepts_an_adapter(edited: Path, tmp_path: Path) -> None:
     assert result.document["manifest"] == json.loads((adapter / "qkedit.json").read_text())
     result = qkedit("verify", adapter)
     assert result.code == 0, result.stderr
-    assert result.stdout == "4 edited tensors as recorded; the base demo is the one that was edited.\n"
-    assert qkedit("apply", adapter, "--base", "demo", "--out", applied, "--no-fsync", "--verify").code == 0
+    assert result.stdout == "4 edited tensors as recorded; the base demo-small is the one that was edited.\n"
+    assert qkedit("apply", adapter, "--base", SMALL_DEMO, "--out", applied, "--no-fsync", "--verify").code == 0
     result = qkedit("diff", edited, applied, "--json")
     assert max(difference["relative_change"] for difference in result.document["differences"]) < 1e-3
     card = (applied / "README.md").read_text()
@@ -68,11 +69,11 @@ def test_every_command_accepts_an_adapter(edited: Path, tmp_path: Path) -> None:
     ("words", "code", "says"),
     [
         (
-            ["steer", "demo", "--out", "OUT", "--rank", "8"],
+            ["steer", SMALL_DEMO, "--out", "OUT", "--rank", "8"],
             2,
             "rank: only an adapter has a rank; choose --layout lora",
         ),
-        (["steer", "demo", "--out", "OUT", "--layout", "lora", "--rank", "0"], 2, "rank: 0 is less than 1"),
+        (["steer", SMALL_DEMO, "--out", "OUT", "--layout", "lora", "--rank", "0"], 2, "rank: 0 is less than 1"),
         (["export", "EDITED", "--out", "OUT", "--format", "gguf"], 2, "gguf"),
         (["export", "EDITED"], 2, "--out"),
         (["export", "OUT", "--out", "ELSEWHERE"], 1, "there is no readable qkedit.json"),
@@ -90,7 +91,7 @@ def test_impossible_requests_for_adapters_are_refused(
 
 
 def test_a_dry_run_plans_an_adapter(tmp_path: Path) -> None:
-    result = qkedit("steer", "demo", "--layout", "lora", "--out", tmp_path / "out", "--dry-run")
+    result = qkedit("steer", SMALL_DEMO, "--layout", "lora", "--out", tmp_path / "out", "--dry-run")
     assert result.code == 0, result.stderr
     assert "write an adapter, the change alone as a LoRA, to" in " ".join(result.stdout.split())
     assert list(tmp_path.iterdir()) == []

@@ -10,6 +10,7 @@ import pytest
 
 from qkedit.checkpoint.io.copying import LinkMode
 from qkedit.cli import completion
+from qkedit.demo import SMALL_DEMO
 from qkedit.evaluation.benchmarks.registry import benchmark_names
 from qkedit.spectral.suppression import Channel, Control
 from qkedit.steering.steer_options import ComputeDtype, Layout
@@ -37,7 +38,7 @@ def test_splits_plugins_and_aliases_are_completed() -> None:
     assert completion.benchmarks("pope.ad") == ["pope.adversarial"]
     assert {"scr", "dscr", "none"} <= set(completion.plugins(""))
     assert "qwen2-vl" in completion.models("qwen2")
-    assert "demo" in completion.models("")
+    assert SMALL_DEMO in completion.models("")
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from qkedit.checkpoint.io import whole_file
+from qkedit.demo import SMALL_DEMO
 from qkedit.demo.files import write_scenes
 from qkedit.demo.scenes import make_scenes
+from qkedit.demo.worlds import SMALL
 from qkedit.evaluation.files import json_rows
 from tests.cli.command import qkedit
 
@@ -29,7 +31,7 @@ def refuse(number: int) -> Callable[..., None]:
 @pytest.fixture
 def scored(tmp_path: Path) -> Path:
     """Return a directory with scenes, answers to them, and their score."""
-    write_scenes(list(make_scenes(2, seed=1)), tmp_path / "scenes")
+    write_scenes(list(make_scenes(2, seed=1, world=SMALL)), tmp_path / "scenes")
     rows = map(json.loads, (tmp_path / "scenes" / "pope_random.json").read_text().splitlines())
     lines = [json.dumps({"id": str(row["question_id"]), "answer": "Yes."}) for row in rows]
     (tmp_path / "answers.jsonl").write_text("\n".join(lines))
@@ -54,8 +56,8 @@ def commands(directory: Path) -> dict[str, tuple[str | Path, ...]]:
     return {
         "lines.jsonl": (*scoring(directory), "--per-item", directory / "lines.jsonl"),
         "pr.md": ("compare", directory / "a.json", directory / "a.json", "--markdown", directory / "pr.md"),
-        "spectra.csv": ("inspect", "demo", "--layers", "2", "--csv", directory / "spectra.csv"),
-        "page.html": ("inspect", "demo", "--layers", "2", "--html", directory / "page.html"),
+        "spectra.csv": ("inspect", SMALL_DEMO, "--layers", "2", "--csv", directory / "spectra.csv"),
+        "page.html": ("inspect", SMALL_DEMO, "--layers", "2", "--html", directory / "page.html"),
     }
 
 
@@ -99,7 +101,7 @@ def test_an_unwritable_path_is_refused_before_the_work(scored: Path, monkeypatch
     saving = {"saved": ("demo", "--scenes", "4", "--save", scored / "saved")}
     running = (
         "eval",
-        "demo",
+        SMALL_DEMO,
         "-b",
         "pope.random",
         "--data",

@@ -13,8 +13,10 @@ from rich.console import Console
 
 import qkedit
 from qkedit.api.editing import steer
+from qkedit.demo import SMALL_DEMO
 from qkedit.demo.files import write_scenes
 from qkedit.demo.scenes import make_scenes
+from qkedit.demo.worlds import SMALL
 from qkedit.errors import UsageError
 from qkedit.evaluation.files.result_files import read_scores
 from qkedit.evaluation.runs.arms import arms_of, read_arms
@@ -36,11 +38,11 @@ SCR = "scr:layers=0-1,sources=4"
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return scenes, two deltas of the demo, and the checkpoints of both and of the first one."""
     place = tmp_path_factory.mktemp("edits")
-    write_scenes(list(make_scenes(3, seed=1)), place / "scenes")
+    write_scenes(list(make_scenes(3, seed=1, world=SMALL)), place / "scenes")
     for name, layers, k in (("a", "2-3", 4), ("b", "3-5", 2)):
-        steer("demo", out=place / name, layers=layers, k=k, layout="delta", device="cpu", fsync=False)
-    qkedit.apply(place / "a", base="demo", out=place / "a full", fsync=False)
-    qkedit.apply([place / "a", place / "b"], base="demo", out=place / "both", fsync=False)
+        steer(SMALL_DEMO, out=place / name, layers=layers, k=k, layout="delta", device="cpu", fsync=False)
+    qkedit.apply(place / "a", base=SMALL_DEMO, out=place / "a full", fsync=False)
+    qkedit.apply([place / "a", place / "b"], base=SMALL_DEMO, out=place / "both", fsync=False)
     return place
 
 
@@ -49,7 +51,7 @@ def picture(place: Path) -> Path:
     return place / "scenes" / "images" / "scene_000000.png"
 
 
-def eval_arguments(place: Path, *more: str | Path, model: str | Path = "demo") -> tuple[str | Path, ...]:
+def eval_arguments(place: Path, *more: str | Path, model: str | Path = SMALL_DEMO) -> tuple[str | Path, ...]:
     scenes = place / "scenes"
     return ("eval", model, "-b", "pope.random", "--data", scenes, "--images", scenes / "images", *HOW, *more)
 
@@ -57,7 +59,7 @@ def eval_arguments(place: Path, *more: str | Path, model: str | Path = "demo") -
 def test_generate_compares_edits_with_one_loaded_model(place: Path, picture: Path) -> None:
     edits = ("--edit", place / "a", "--edit", place / "b")
     with patch.object(generation, "load", wraps=generation.load) as load:
-        found = run("generate", "demo", *edits, "--compare", "--plugin", SCR, "--image", picture, *HOW, "--json")
+        found = run("generate", SMALL_DEMO, *edits, "--compare", "--plugin", SCR, "--image", picture, *HOW, "--json")
     assert load.call_count == 1
     both = [str(place / name) for name in ("a", "b")]
     answers = found.document["answers"]
@@ -67,7 +69,7 @@ def test_generate_compares_edits_with_one_loaded_model(place: Path, picture: Pat
     with Image.open(picture) as image:
         for answer, model, plugins in zip(
             answers,
-            ("demo", place / "both", place / "both"),
+            (SMALL_DEMO, place / "both", place / "both"),
             ([], [], [qkedit.SCR(layers="0-1", sources=4)]),
             strict=True,
         ):
@@ -77,12 +79,12 @@ def test_generate_compares_edits_with_one_loaded_model(place: Path, picture: Pat
 
 def test_drift_of_an_edit_equals_drift_of_the_edited_checkpoint(place: Path, picture: Path) -> None:
     with patch.object(generation, "load", wraps=generation.load) as load:
-        found = run("drift", "demo", "--edit", place / "a", "--images", picture, *HOW, "--json").document
+        found = run("drift", SMALL_DEMO, "--edit", place / "a", "--images", picture, *HOW, "--json").document
         assert load.call_count == 1
-    stored = qkedit.drift(place / "a full", picture, base="demo", max_new_tokens=3, dtype="float32").result()
+    stored = qkedit.drift(place / "a full", picture, base=SMALL_DEMO, max_new_tokens=3, dtype="float32").result()
     assert found["results"] == [json.loads(json.dumps(stored))]
     assert found["edits"] == [str(place / "a")]
-    typed = qkedit.drift("demo", picture, base="demo", edits=[place / "a"], max_new_tokens=3, dtype="float32")
+    typed = qkedit.drift(SMALL_DEMO, picture, base=SMALL_DEMO, edits=[place / "a"], max_new_tokens=3, dtype="float32")
     assert typed.result() == stored
 
 
@@ -90,11 +92,11 @@ def test_evaluating_an_edit_equals_evaluating_the_edited_checkpoint(place: Path,
     how: Any = {"data": place / "scenes", "images": place / "scenes" / "images", "splits": ["random"], "limit": 2}
     found, stored = (
         qkedit.evaluate(model, "pope", out=tmp_path / name, edits=edits, **how)
-        for model, name, edits in (("demo", "edit", [place / "a"]), (place / "a full", "stored", []))
+        for model, name, edits in ((SMALL_DEMO, "edit", [place / "a"]), (place / "a full", "stored", []))
     )
     assert [score.items for score in found.scores] == [score.items for score in stored.scores]
     with pytest.raises(UsageError, match="edits was"):
-        qkedit.evaluate("demo", "pope", out=tmp_path / "edit", edits=[place / "b"], **how)
+        qkedit.evaluate(SMALL_DEMO, "pope", out=tmp_path / "edit", edits=[place / "b"], **how)
 
 
 def test_each_arm_equals_a_separate_run_with_one_loaded_model(place: Path, tmp_path: Path) -> None:
@@ -132,7 +134,7 @@ def test_each_arm_equals_a_separate_run_with_one_loaded_model(place: Path, tmp_p
     scenes: Any = place / "scenes"
     how: Any = {"images": scenes / "images", "splits": ["random"], "limit": 2, "dtype": "float32", "plugins": [SCR]}
     with pytest.raises(UsageError, match="max_new_tokens"):  # the same directories, another run
-        qkedit.evaluate_arms("demo", "pope", data=scenes, out=out, edits=[place / "a", place / "b"], **how)
+        qkedit.evaluate_arms(SMALL_DEMO, "pope", data=scenes, out=out, edits=[place / "a", place / "b"], **how)
 
     with (console := Console(width=80)).capture() as captured:
         console.print(RunArmsTable(against))

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from qkedit.demo import demo_checkpoint
+from qkedit.demo import SMALL_DEMO, demo_checkpoint
 from qkedit.demo.files import write_scenes
 from qkedit.demo.scenes import make_scenes
+from qkedit.demo.worlds import SMALL
 from qkedit.evaluation.files.result_files import read_scores
 from tests.cli.command import Result, Runs, qkedit
 
@@ -24,7 +25,7 @@ SHORT = ("--max-new-tokens", "4", "--device", "cpu", "--dtype", "float32")
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("scenes")
-    write_scenes(list(make_scenes(6, seed=1)), directory)
+    write_scenes(list(make_scenes(6, seed=1, world=SMALL)), directory)
     return directory
 
 
@@ -33,11 +34,11 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def of(scenes: Path, *more: str | Path, model: str | Path = "demo") -> tuple[str | Path, ...]:
+def of(scenes: Path, *more: str | Path, model: str | Path = SMALL_DEMO) -> tuple[str | Path, ...]:
     return ("eval", model, "--data", scenes, "--images", scenes / "images", *SHORT, *more)
 
 
-def evaluated(scenes: Path, out: Path, *more: str | Path, model: str | Path = "demo") -> Result:
+def evaluated(scenes: Path, out: Path, *more: str | Path, model: str | Path = SMALL_DEMO) -> Result:
     return qkedit(*of(scenes, "--out", out, *more, model=model))
 
 
@@ -79,14 +80,14 @@ def test_json_holds_results_that_can_be_scored_again(scenes: Path, out: Path) ->
     result = json.loads((out / "result.json").read_bytes())
     assert (result["results"], result["run"]) == (document["results"], document["run"])
     run = result["run"]
-    shards = sorted(demo_checkpoint().glob("*.safetensors"))
+    shards = sorted(demo_checkpoint(SMALL_DEMO).glob("*.safetensors"))
     import hashlib
 
     sums = "".join(f"{hashlib.sha256(shard.read_bytes()).hexdigest()}  {shard.name}\n" for shard in shards)
     assert run["weights_sha256"] == hashlib.sha256(sums.encode()).hexdigest()
     assert run["plugins"] == [{"name": "scr", "options": {"layers": "0-1", "sources": 4}}]
     assert run["decoding"] == {"method": "greedy", "max_new_tokens": {"pope.adversarial": 4}}
-    assert (run["model"], run["dtype"], run["device"], run["limit"]) == ("demo", "float32", "cpu", 5)
+    assert (run["model"], run["dtype"], run["device"], run["limit"]) == (SMALL_DEMO, "float32", "cpu", 5)
     assert run["prompt"] == "{question} Answer yes or no."
     assert run["attention"] in ("sdpa", "eager")
     assert set(run["libraries"]) == {"qkedit", "torch", "transformers"}
@@ -107,7 +108,9 @@ def test_answers_equal_those_of_generate(scenes: Path, out: Path) -> None:
     for line in (out / "answers" / "pope.random.jsonl").read_text("utf-8").splitlines():
         row = json.loads(line)
         image = scenes / "images" / row["image"]
-        alone = qkedit("generate", "demo", "--image", image, "--prompt", row["question"], *SHORT, "--json").document
+        alone = qkedit(
+            "generate", SMALL_DEMO, "--image", image, "--prompt", row["question"], *SHORT, "--json"
+        ).document
         assert row["answer"] == alone["text"]
 
 
@@ -145,7 +148,7 @@ def test_a_killed_run_resumes_without_asking_twice(scenes: Path, out: Path, tmp_
 
 
 def test_a_run_with_other_weights_plugins_or_settings_is_refused(scenes: Path, out: Path, tmp_path: Path) -> None:
-    model = shutil.copytree(demo_checkpoint(), tmp_path / "model")
+    model = shutil.copytree(demo_checkpoint(SMALL_DEMO), tmp_path / "model")
     options = ("-b", "pope.random", "--limit", "2")
     assert evaluated(scenes, out, *options, model=model).code == 0
     moved = model.rename(tmp_path / "moved")
@@ -178,7 +181,7 @@ def test_a_run_with_other_weights_plugins_or_settings_is_refused(scenes: Path, o
 def test_a_missing_image_is_named_before_the_model_is_opened(scenes: Path, out: Path, tmp_path: Path) -> None:
     images = shutil.copytree(scenes / "images", tmp_path / "images")
     (images / "scene_000002.png").unlink()
-    request = ("eval", "demo", "-b", "pope.random", "--data", scenes, "--images", images, "--out", out, *SHORT)
+    request = ("eval", SMALL_DEMO, "-b", "pope.random", "--data", scenes, "--images", images, "--out", out, *SHORT)
     refused = qkedit(*request)
     assert refused.code == 1
     assert refused.sentence().startswith(f"{images / 'scene_000002.png'}: the image does not exist;")
@@ -218,7 +221,7 @@ def test_invalid_requests_are_refused(scenes: Path, out: Path, arguments: tuple[
 
 
 def test_required_options_are_named(scenes: Path, out: Path) -> None:
-    whole = {"": "demo", "--data": scenes, "--images": scenes / "images", "--out": out, "-b": "pope"}
+    whole = {"": SMALL_DEMO, "--data": scenes, "--images": scenes / "images", "--out": out, "-b": "pope"}
     for left_out, words in {
         "": "no model is named",
         "--data": "no questions are given",
@@ -249,7 +252,7 @@ def as_arguments(options: dict[str, object]) -> list[str]:
 def test_a_pipeline_from_steer_to_gate(scenes: Path, tmp_path: Path) -> None:
     """Steer, evaluate both models, compare and gate."""
     edited, base, after = tmp_path / "edited", tmp_path / "base", tmp_path / "after"
-    assert qkedit("steer", "demo", "--layers", "2-5", "--k", "4", "--out", edited, "--quiet").code == 0
+    assert qkedit("steer", SMALL_DEMO, "--layers", "2-5", "--k", "4", "--out", edited, "--quiet").code == 0
     options = ("-b", "pope", "-b", "custom", "--limit", "6", "--batch-size", "6", "--max-new-tokens", "12")
     assert evaluated(scenes, base, *options).code == 0
     done = evaluated(scenes, after, *options, "--json", model=edited)

@@ -18,6 +18,7 @@ import pytest
 from qkedit import evaluate
 from qkedit.demo.files import write_scenes
 from qkedit.demo.scenes import make_scenes
+from qkedit.demo.worlds import SMALL
 from qkedit.errors import UsageError
 from qkedit.evaluation.runs import started_server
 from tests.cli.command import qkedit
@@ -86,9 +87,9 @@ def vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretended:
 @pytest.fixture
 def words(tmp_path: Path) -> tuple[str, ...]:
     scenes = tmp_path / "scenes"
-    write_scenes(list(make_scenes(4, seed=1)), scenes)
+    write_scenes(list(make_scenes(4, seed=1, world=SMALL)), scenes)
     return (
-        *("eval", "demo", "--engine", "vllm", "-b", "pope.random", "--limit", "6"),
+        *("eval", "demo-small", "--engine", "vllm", "-b", "pope.random", "--limit", "6"),
         *("--data", str(scenes), "--images", str(scenes / "images"), "--out", str(tmp_path / "out")),
     )
 
@@ -104,7 +105,7 @@ def test_the_server_runs_only_during_the_evaluation(vllm: Pretended, words: tupl
     assert document["warnings"] == ["2 prompts ran without plug-ins (no depth)"]
     run = document["run"]
     assert run["engine"] == {"name": "vllm", "version": "0.32.0", "flags": ["--dtype", "float32"]}
-    assert (run["model"], run["concurrency"], run["add_special_tokens"]) == ("demo", "measured", True)
+    assert (run["model"], run["concurrency"], run["add_special_tokens"]) == ("demo-small", "measured", True)
     assert run["plugins"] == [{"name": "scr", "options": {"sources": 4}}]
     local = qkedit(*(word for word in words if word not in ("--engine", "vllm")), "--overwrite", "--json").document
     assert run["weights_sha256"] == local["run"]["weights_sha256"]
@@ -144,7 +145,7 @@ def test_each_plug_in_is_an_arm_with_a_server_of_its_own(
 
     alone = tmp_path / "alone"
     finished = evaluate(
-        "demo",
+        "demo-small",
         "pope",
         data=tmp_path / "scenes",
         images=tmp_path / "scenes" / "images",
@@ -164,11 +165,11 @@ def test_arguments_without_effect_on_vllm_are_refused(vllm: Pretended, tmp_path:
     how: dict[str, Any] = {"data": tmp_path, "images": tmp_path, "out": tmp_path / "out"}
     for name, value in {"dtype": "float32", "device": "cuda", "batch_size": 4, "device_map": "auto"}.items():
         with pytest.raises(UsageError, match=f"{name}: has no effect with engine='vllm'"):
-            evaluate("demo", "pope", **how, engine="vllm", **{name: value})
+            evaluate("demo-small", "pope", **how, engine="vllm", **{name: value})
     with pytest.raises(UsageError, match="engine_flags: are for engine='vllm'"):
-        evaluate("demo", "pope", **how, engine_flags=["--dtype", "float32"])
+        evaluate("demo-small", "pope", **how, engine_flags=["--dtype", "float32"])
     with pytest.raises(UsageError, match="write the edited model with qkedit apply"):
-        evaluate("demo", "pope", **how, engine="vllm", edits=["a"])
+        evaluate("demo-small", "pope", **how, engine="vllm", edits=["a"])
     assert not vllm.notes.exists()
 
 
@@ -239,7 +240,7 @@ def test_invalid_requests_are_refused(
     gemma = tmp_path / "gemma"
     gemma.mkdir()
     (gemma / "config.json").write_text('{"model_type": "gemma3"}')
-    of_gemma = (str(gemma) if word == "demo" else word for word in words)
+    of_gemma = (str(gemma) if word == "demo-small" else word for word in words)
     assert "have not been compared with transformers" in qkedit(*of_gemma, "--plugin", "scr").sentence()
     monkeypatch.setattr("qkedit.integrations.vllm.launch.find_spec", lambda name: None)
     assert "the package vllm is not installed" in qkedit(*words).sentence()

@@ -18,7 +18,7 @@ import pytest
 
 from qkedit.checkpoint.checkpoint import Checkpoint
 from qkedit.checkpoint.io.source import LocalFiles
-from qkedit.demo import demo_checkpoint
+from qkedit.demo import SMALL_DEMO, demo_checkpoint
 from tests.cli.command import Runs, qkedit
 from tests.steering.checkpoints import INDEX, contents, query_name, weights, write
 
@@ -29,9 +29,9 @@ OTHER = ("--layers", "1", "--k", "1")
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Return the demo checkpoint, which all runs read; check at the end that it is unchanged."""
-    before = contents(demo_checkpoint())
-    yield demo_checkpoint()
-    assert contents(demo_checkpoint()) == before
+    before = contents(demo_checkpoint(SMALL_DEMO))
+    yield demo_checkpoint(SMALL_DEMO)
+    assert contents(demo_checkpoint(SMALL_DEMO)) == before
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def finished(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     """Return the output of an undisturbed run."""
     place = tmp_path_factory.mktemp("finished")
     for name, options in (("edited", STEER), ("other", OTHER)):
-        assert qkedit("steer", "demo", *options, "--out", place / name, "--no-fsync").code == 0
+        assert qkedit("steer", SMALL_DEMO, *options, "--out", place / name, "--no-fsync").code == 0
     return {name: contents(place / name) for name in ("edited", "other")}
 
 
@@ -57,7 +57,7 @@ def test_a_run_killed_at_any_moment_leaves_no_or_a_complete_output(
 ) -> None:
     """Each run starts from the state after a kill; the last one finishes and removes all temporary files."""
     target = tmp_path / "edited"
-    arguments = ("steer", "demo", *STEER, "--out", target, "--overwrite")
+    arguments = ("steer", SMALL_DEMO, *STEER, "--out", target, "--overwrite")
     children.start(*arguments)
     await_staging(target)
     began = time.monotonic()
@@ -92,7 +92,7 @@ def edits(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tupl
     """Return two deltas of the demo; check at the end that they are unchanged."""
     place = tmp_path_factory.mktemp("edits")
     for name, options in (("a", STEER), ("b", OTHER)):
-        arguments = ("steer", "demo", *options, "--layout", "delta", "--out", place / name, "--no-fsync")
+        arguments = ("steer", SMALL_DEMO, *options, "--layout", "delta", "--out", place / name, "--no-fsync")
         assert qkedit(*arguments).code == 0
     before = contents(place)
     yield place / "a", place / "b"
@@ -101,7 +101,7 @@ def edits(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tupl
 
 # The arguments of each command, the first file that it writes, and the number of kills.
 OF_EDITS: dict[str, tuple[tuple[str, ...], str, int]] = {
-    "apply": (("A", "B", "--base", "demo"), "config.json", 4),
+    "apply": (("A", "B", "--base", SMALL_DEMO), "config.json", 4),
     "merge": (("A", "B"), "qkedit-delta.safetensors", 4),
     "interpolate": (("A", "--strength", "0.5"), "config.json", 4),
     "export": (("OWN", "--base", "BASE"), "adapter_model.safetensors", 2),
@@ -206,7 +206,7 @@ def test_an_interrupted_run_cleans_up(
     generator = random.Random(int(number))
     interrupted = 0
     for _ in range(3):
-        children.start("steer", "demo", *STEER, "--out", target, "--overwrite")
+        children.start("steer", SMALL_DEMO, *STEER, "--out", target, "--overwrite")
         await_staging(target)
         time.sleep(generator.uniform(0, 0.15))
         for _ in range(times):
@@ -232,7 +232,7 @@ def test_a_write_that_fails_in_the_middle_leaves_no_output(
 ) -> None:
     """A file size limit simulates a full disk: writes fail in the middle of a file."""
     target = _written(tmp_path / "edited", finished["other"])
-    arguments = ("steer", "demo", *STEER, "--layout", layout, "--out", target, "--overwrite")
+    arguments = ("steer", SMALL_DEMO, *STEER, "--layout", layout, "--out", target, "--overwrite")
     result = children(*arguments, limits={"FSIZE": limit})
     if layout == "delta" and limit > 300_000:
         assert result.code == 0
@@ -244,7 +244,7 @@ def test_a_write_that_fails_in_the_middle_leaves_no_output(
 
 
 def test_too_few_open_files_are_an_error_without_output(children: Runs, demo: Path, tmp_path: Path) -> None:
-    result = children("steer", "demo", *STEER, "--out", tmp_path / "edited", limits={"NOFILE": 8})
+    result = children("steer", SMALL_DEMO, *STEER, "--out", tmp_path / "edited", limits={"NOFILE": 8})
     assert result.code == 1
     assert "Traceback" not in result.stderr
     assert os.listdir(tmp_path) == []
@@ -253,7 +253,7 @@ def test_too_few_open_files_are_an_error_without_output(children: Runs, demo: Pa
 def test_a_target_where_directories_cannot_be_created_is_refused(demo: Path) -> None:
     if not os.path.isdir("/proc/self"):
         pytest.skip("needs a directory in which root cannot create files")
-    result = qkedit("steer", "demo", *STEER, "--out", "/proc/edited")
+    result = qkedit("steer", SMALL_DEMO, *STEER, "--out", "/proc/edited")
     assert result.code == 1
     assert result.sentence().startswith("/proc: cannot create a directory: ")
 
@@ -265,10 +265,10 @@ def test_two_runs_to_one_target_do_not_mix(
 
     target = tmp_path / "edited"
     with StagedDirectory(target, overwrite=False):
-        result = children("steer", "demo", *STEER, "--out", target)
+        result = children("steer", SMALL_DEMO, *STEER, "--out", target)
         assert result.code == 1
         assert "another run is writing to this directory" in result.sentence()
-    assert children("steer", "demo", *STEER, "--out", target).code == 0
+    assert children("steer", SMALL_DEMO, *STEER, "--out", target).code == 0
     assert contents(target) == finished["edited"]
     assert os.listdir(tmp_path) == ["edited"]
 

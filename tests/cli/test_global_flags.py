@@ -10,9 +10,10 @@ import pytest
 from qkedit.cli.application import application, made_command
 from qkedit.cli.command_table import COMMANDS, GLOBAL_FLAGS, called
 from qkedit.cli.flags.global_flags import global_flags
+from qkedit.demo import SMALL_DEMO
 from tests.cli.command import qkedit
 
-DRY = ["steer", "demo", "--dry-run"]
+DRY = ["steer", SMALL_DEMO, "--dry-run"]
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from qkedit.cli.command_table import COMMANDS
 from qkedit.cli.old_words import RENAMED, in_todays_words
-from qkedit.demo import demo_checkpoint
+from qkedit.demo import SMALL_DEMO, demo_checkpoint
 from tests.cli.command import qkedit
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(demo_checkpoint(), tmp_path / "model"))
+    return Path(shutil.copytree(demo_checkpoint(SMALL_DEMO), tmp_path / "model"))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_old_commands_work_with_a_warning(model: Path) -> None:
 
 
 def test_the_old_flag_of_the_plot_works(tmp_path: Path) -> None:
-    result = qkedit("kv-coherence", "demo", "--image", "none.png", "--picture", tmp_path / "keys.jpeg", "--json")
+    result = qkedit("kv-coherence", SMALL_DEMO, "--image", "none.png", "--picture", tmp_path / "keys.jpeg", "--json")
     assert result.document["warnings"] == ["--picture is now --plot; the old name works until version 1.0"]
     assert result.document["error"]["where"] == "--plot"
 

@@ -11,14 +11,14 @@ import pytest
 from PIL import Image
 
 from qkedit.cli.command_table import COMMANDS
-from qkedit.demo import demo_checkpoint
+from qkedit.demo import SMALL_DEMO, demo_checkpoint
 from tests.cli.command import qkedit
 
 ARGUMENTS = {
     "apply": ("./delta", "--out", "out"),
-    "plugins add": ("scr", "--model", "demo"),
+    "plugins add": ("scr", "--model", SMALL_DEMO),
     "compare": ("a", "b"),
-    "diff": ("demo", "demo"),
+    "diff": (SMALL_DEMO, SMALL_DEMO),
     "export": ("edited", "--out", "out"),
     "interpolate": ("edited", "--strength", "0.5", "--out", "out"),
     "merge": ("edited", "other", "--out", "out"),
@@ -53,12 +53,12 @@ def place(tmp_path: Path) -> Path:
         place.mkdir()
     except OSError:
         pytest.skip("the file system accepts only names in UTF-8")
-    shutil.copytree(demo_checkpoint(), place / "demo")
+    shutil.copytree(demo_checkpoint(SMALL_DEMO), place / SMALL_DEMO)
     return place
 
 
 def test_paths_that_are_not_utf_8_are_accepted(place: Path) -> None:
-    model, out = place / "demo", place / "out"
+    model, out = place / SMALL_DEMO, place / "out"
     steered = qkedit("steer", model, "--layers", "2", "--out", out, "--no-fsync", "--json")
     assert steered.code == 0
     assert steered.document["out"] == str(out)
@@ -73,12 +73,12 @@ def test_paths_that_are_not_utf_8_are_accepted(place: Path) -> None:
 def test_a_model_at_a_path_that_is_not_utf_8_is_refused_with_the_reason(place: Path) -> None:
     image = place / "x.png"
     Image.new("RGB", (64, 64)).save(image)
-    result = qkedit("generate", place / "demo", "--prompt", "x", "--image", image)
+    result = qkedit("generate", place / SMALL_DEMO, "--prompt", "x", "--image", image)
     assert result.code == 2
     assert "holds bytes that are not UTF-8" in result.sentence()
 
 
 def test_a_prompt_that_is_not_utf_8_is_refused() -> None:
-    result = qkedit("generate", "demo", "--prompt", "wh\udce8t")
+    result = qkedit("generate", SMALL_DEMO, "--prompt", "wh\udce8t")
     assert result.code == 2
     assert "it holds bytes that are not UTF-8" in result.sentence()

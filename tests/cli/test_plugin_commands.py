@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qkedit.demo import demo_checkpoint
+from qkedit.demo import SMALL_DEMO, demo_checkpoint
 from qkedit.plugins.registry import PLUGINS
 from tests.cli.command import qkedit
 
@@ -23,9 +23,9 @@ SHORT = ("--max-new-tokens", "6", "--device", "cpu", "--dtype", "float32")
 def model(tmp_path: Path) -> Iterator[Path]:
     """Return a user's directory whose weights must not be changed."""
     directory = tmp_path / "model"
-    shutil.copytree(demo_checkpoint(), directory)
+    shutil.copytree(demo_checkpoint(SMALL_DEMO), directory)
     yield directory
-    for file in demo_checkpoint().iterdir():
+    for file in demo_checkpoint(SMALL_DEMO).iterdir():
         assert (directory / file.name).read_bytes() == file.read_bytes()
 
 
@@ -122,7 +122,7 @@ def test_attaching_an_invalid_plugin_is_refused(model: Path, words: tuple[str, .
     assert not (model / "qkedit-plugins.json").exists()
 
 
-@pytest.mark.parametrize("name", ["qwen2-vl", "org/name", "demo", "no/such/directory"])
+@pytest.mark.parametrize("name", ["qwen2-vl", "org/name", SMALL_DEMO, "no/such/directory"])
 def test_plugins_are_attached_to_directories_of_the_user_only(name: str) -> None:
     for words in (("plugins", "add", "scr"), ("plugins", "remove")):
         result = qkedit(*words, "--model", name)
@@ -153,13 +153,13 @@ def test_compare_answers_with_and_without_edits_and_plugins(
     model: Path, tmp_path: Path, image: Path, depth: Path
 ) -> None:
     edited = tmp_path / "edited"
-    assert qkedit("steer", "demo", "--layers", "2-5", "--out", edited, "--quiet").code == 0
+    assert qkedit("steer", SMALL_DEMO, "--layers", "2-5", "--out", edited, "--quiet").code == 0
     request = ("generate", edited, "--image", image, "--compare", "--plugin", f"dscr:depth={depth}", *SHORT)
     answers = qkedit(*request, "--json").document["answers"]
     assert [answer["column"] for answer in answers] == ["base", "edited", "with plug-ins"]
-    assert [answer["model"] for answer in answers] == ["demo", str(edited), str(edited)]
+    assert [answer["model"] for answer in answers] == [SMALL_DEMO, str(edited), str(edited)]
     assert [len(answer["plugins"]) for answer in answers] == [0, 0, 1]
-    for answer, name in zip(answers[:2], ("demo", edited), strict=True):
+    for answer, name in zip(answers[:2], (SMALL_DEMO, edited), strict=True):
         alone = qkedit("generate", name, "--image", image, "--json", *SHORT).document
         assert answer["text"] == alone["text"]
     header = qkedit(*request).stdout.splitlines()[0]
@@ -174,7 +174,7 @@ def test_compare_answers_with_and_without_edits_and_plugins(
 
 def test_an_edited_copy_keeps_the_plugins_on_request(tmp_path: Path) -> None:
     model, edited = tmp_path / "model", tmp_path / "edited"
-    shutil.copytree(demo_checkpoint(), model)
+    shutil.copytree(demo_checkpoint(SMALL_DEMO), model)
     assert qkedit("plugins", "add", "scr", "--model", model).code == 0
     assert qkedit("steer", model, "--layers", "2-5", "--out", edited, "--quiet", "--keep-plugins").code == 0
     (plugin,) = qkedit("plugins", "list", edited, "--json").document["attached"]
@@ -205,18 +205,22 @@ def test_an_unknown_base_can_be_named(model: Path, tmp_path: Path, image: Path) 
         (("--image", "IMAGE", "--plugin", "scr:layers=8"), 2, "0 to 7"),
         (("--image", "IMAGE", "--dtype", "int8"), 2, "not a dtype"),
         (("--image", "IMAGE", "--plugin", "dscr:depth=no/such/model"), 1, "not a valid hub id"),
-        (("--image", "IMAGE", "--plugin", f"dscr:depth={demo_checkpoint()}"), 1, "cannot be loaded as a depth model"),
+        (
+            ("--image", "IMAGE", "--plugin", f"dscr:depth={demo_checkpoint(SMALL_DEMO)}"),
+            1,
+            "cannot be loaded as a depth model",
+        ),
     ],
 )
 def test_invalid_requests_are_refused(
     image: Path, arguments: tuple[str, ...], code: int, sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(demo_checkpoint())
+    monkeypatch.chdir(demo_checkpoint(SMALL_DEMO))
     thin = image.with_name("thin.png")
     Image.new("1", (1, 201)).save(thin)
     files = {"IMAGE": str(image), "THIN": str(thin)}
     given = [files.get(argument, argument) for argument in arguments]
-    result = qkedit("generate", "demo", "--prompt", "hello", "--device", "cpu", *given)
+    result = qkedit("generate", SMALL_DEMO, "--prompt", "hello", "--device", "cpu", *given)
     assert result.code == code
     assert sentence in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
@@ -224,14 +228,14 @@ def test_invalid_requests_are_refused(
 
 def test_a_depth_map_that_blurs_the_image_causes_a_warning(image: Path, depth: Path) -> None:
     document = qkedit(
-        "generate", "demo", "--image", image, "--plugin", f"dscr:depth={depth},standardize=false", "--json", *SHORT
+        "generate", SMALL_DEMO, "--image", image, "--plugin", f"dscr:depth={depth},standardize=false", "--json", *SHORT
     ).document
     assert "nearly the image's average" in document["warnings"][0]
 
 
 def test_coherence_is_printed_and_plotted_per_layer(image: Path, depth: Path, tmp_path: Path) -> None:
     picture = tmp_path / "keys.png"
-    request = ("kv-coherence", "demo", "--image", image, "--device", "cpu", "--dtype", "float32")
+    request = ("kv-coherence", SMALL_DEMO, "--image", image, "--device", "cpu", "--dtype", "float32")
     result = qkedit(*request, "--plugin", f"dscr:depth={depth},layers=4-7", "--plot", picture, "--json")
     rows = result.document["layers"]
     assert [row["layer"] for row in rows] == list(range(8))
@@ -257,7 +261,7 @@ def test_invalid_requests_of_coherence_are_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     given = [str(image) if argument == "IMAGE" else argument for argument in arguments]
-    result = qkedit("kv-coherence", "demo", "--device", "cpu", *given)
+    result = qkedit("kv-coherence", SMALL_DEMO, "--device", "cpu", *given)
     assert result.code == 2
     assert sentence in result.stderr.splitlines()[-1]
     assert os.listdir(tmp_path) == []
@@ -289,7 +293,7 @@ def test_a_plot_that_cannot_be_written_is_refused_before_the_model_is_loaded(
         monkeypatch.setattr("qkedit.report.plots.find_spec", lambda name: None)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.png").mkdir()
-    result = qkedit("kv-coherence", "demo", "--device", "cpu", "--image", image, "--plot", picture)
+    result = qkedit("kv-coherence", SMALL_DEMO, "--device", "cpu", "--image", image, "--plot", picture)
     assert result.code == code
     assert result.sentence().startswith("--plot: ")
     assert sentence in result.sentence()
@@ -305,7 +309,7 @@ def test_an_earlier_plot_is_kept_until_the_new_one_is_complete(
     picture = tmp_path / "keys.png"
     picture.write_bytes(b"earlier")
     monkeypatch.setattr(Path, "replace", fail)
-    result = qkedit("kv-coherence", "demo", "--device", "cpu", "--image", image, "--plot", picture)
+    result = qkedit("kv-coherence", SMALL_DEMO, "--device", "cpu", "--image", image, "--plot", picture)
     assert result.code == 1
     assert "no space left on device" in result.stderr.splitlines()[-1]
     assert os.listdir(tmp_path) == ["keys.png"]

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from qkedit.checkpoint.contents import INDEX_FILE
 from qkedit.checkpoint.pretrained import check_torchvision, from_pretrained, torchvision_for
-from qkedit.demo import demo_checkpoint
+from qkedit.demo import SMALL_DEMO, demo_checkpoint
 from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.runs.local_model import LocalModel
 from qkedit.plugins.dscr.depth import DepthModel
@@ -47,7 +47,7 @@ def proof(tmp_path: Path) -> Path:
 def stranger(tmp_path: Path, proof: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the demo as a family that only code next to its weights defines; standard input answers "yes"."""
     directory = tmp_path / "stranger"
-    shutil.copytree(demo_checkpoint(), directory)
+    shutil.copytree(demo_checkpoint(SMALL_DEMO), directory)
     (directory / "modeling_stranger.py").write_text(CODE.format(proof=str(proof)))
     # transformers converts the demo's published names for LLaVA only; another family has the names of its modules.
     for shard in directory.glob("*.safetensors"):
@@ -107,7 +107,7 @@ def test_no_command_runs_remote_code_or_asks(stranger: Path, proof: Path, image:
 
 @pytest.mark.parametrize("file", ["preprocessor_config.json", "tokenizer_config.json", "processor_config.json"])
 def test_remote_code_of_a_processor_does_not_run(stranger: Path, proof: Path, image: Path, file: str) -> None:
-    (stranger / "config.json").write_bytes((demo_checkpoint() / "config.json").read_bytes())
+    (stranger / "config.json").write_bytes((demo_checkpoint(SMALL_DEMO) / "config.json").read_bytes())
     kinds = {"AutoImageProcessor": "Any", "AutoTokenizer": ["Any", None], "AutoProcessor": "Any"}
     code = {
         kind: f"modeling_stranger.{name}" if isinstance(name, str) else ["modeling_stranger.Any", None]
@@ -183,8 +183,8 @@ def test_a_torchvision_for_another_torch_is_named_when_transformers_cannot_be_im
             )
 
     monkeypatch.setitem(sys.modules, "transformers", Transformers("transformers"))
-    with pytest.raises(QkeditError, match=r"demo: the installed torchvision .* was built for another torch"):
-        load("demo", device="cpu")
+    with pytest.raises(QkeditError, match=r"demo-small: the installed torchvision .* was built for another torch"):
+        load(SMALL_DEMO, device="cpu")
 
 
 def test_the_constraints_hold_matching_versions_of_torch_and_torchvision() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from qkedit.demo import SMALL_DEMO
 from tests.cli.command import qkedit
 from tests.steering.checkpoints import contents
 
@@ -265,10 +266,10 @@ def test_repeatable_options_are_a_value_or_a_list_in_a_file(tmp_path: Path) -> N
     settings = tmp_path / "settings.yaml"
     for written, said in (("[010.png, 1.10]", "010.png"), ("010.png", "010.png")):
         settings.write_text(f"image: {written}\n")
-        assert said in qkedit("generate", "demo", "--config", settings).sentence()
+        assert said in qkedit("generate", SMALL_DEMO, "--config", settings).sentence()
     for written in ("[[a.png]]", "{a: b}", "[~]"):
         settings.write_text(f"image: {written}\n")
-        assert "'image' takes values, not lists" in qkedit("generate", "demo", "--config", settings).sentence()
+        assert "'image' takes values, not lists" in qkedit("generate", SMALL_DEMO, "--config", settings).sentence()
 
 
 @pytest.mark.parametrize("line", ["fsync: false", "fsync: no", "no-fsync: true", "no_fsync: on", "no-fsync: 1"])

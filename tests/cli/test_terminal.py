@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from qkedit.cli.command_table import COMMANDS, PANELS
+from qkedit.demo import SMALL_DEMO, demo_checkpoint
 from tests.cli.command import ROOT, Runs, qkedit
 
 QKEDIT = [sys.executable, "-c", "from qkedit.cli.app import run; run()"]
@@ -131,7 +132,7 @@ def test_help_fits_eighty_columns_without_cutting_options(command: list[str]) ->
 
 
 def test_a_plan_fits_eighty_columns() -> None:
-    code, shown = on_a_terminal([*QKEDIT, "steer", "demo", "--layers", "2-4", "--dry-run"])
+    code, shown = on_a_terminal([*QKEDIT, "steer", SMALL_DEMO, "--layers", "2-4", "--dry-run"])
     assert code == 0
     assert max(map(len, lines(shown))) <= 80
     assert "Nothing was written." in shown
@@ -142,7 +143,7 @@ def test_a_plan_fits_eighty_columns() -> None:
 
 @pytest.mark.parametrize("columns", [30, 40, 48, 66])
 def test_a_plan_is_readable_on_a_narrow_terminal(columns: int) -> None:
-    code, shown = on_a_terminal([*QKEDIT, "steer", "demo", "--layers", "2-4", "--dry-run"], columns=columns)
+    code, shown = on_a_terminal([*QKEDIT, "steer", SMALL_DEMO, "--layers", "2-4", "--dry-run"], columns=columns)
     assert code == 0
     plan = lines(shown)
     assert max(map(len, plan)) <= columns
@@ -156,7 +157,7 @@ def test_a_plan_is_readable_on_a_narrow_terminal(columns: int) -> None:
 
 
 def test_progress_is_shown_on_a_terminal_and_not_in_a_pipe(children: Runs, tmp_path: Path) -> None:
-    steer = ["steer", "demo", "--layers", "2", "--no-fsync", "--out"]
+    steer = ["steer", SMALL_DEMO, "--layers", "2", "--no-fsync", "--out"]
     code, shown = on_a_terminal([*QKEDIT, *steer, str(tmp_path / "watched")])
     assert code == 0
     assert "layer " in shown
@@ -172,7 +173,7 @@ def test_progress_is_shown_on_a_terminal_and_not_in_a_pipe(children: Runs, tmp_p
 
 
 def test_no_color_removes_colours() -> None:
-    command = [*QKEDIT, "steer", "demo", "--layers", "77", "--dry-run"]
+    command = [*QKEDIT, "steer", SMALL_DEMO, "--layers", "77", "--dry-run"]
     assert COLOUR.search(on_a_terminal(command)[1])
     code, shown = on_a_terminal(command, variables={"NO_COLOR": "1"})
     assert code == 2
@@ -315,7 +316,7 @@ def test_repeated_ctrl_c_before_the_command_begins_is_one_sentence(times: int) -
 )
 def test_output_works_with_narrow_encodings(tmp_path: Path, variables: dict[str, str]) -> None:
     source = tmp_path / "modèle ≤ 東"
-    source.symlink_to(ROOT / "qkedit" / "demo" / "checkpoint")
+    source.symlink_to(demo_checkpoint(SMALL_DEMO))
     command = [*QKEDIT, "steer", str(source), "--dry-run", "--layers"]
     for words, code in ((["mid"], 0), (["ü"], 2), (["0.9-0.1", "--json"], 2)):
         result = subprocess.run(
@@ -331,7 +332,7 @@ def test_output_works_with_narrow_encodings(tmp_path: Path, variables: dict[str,
 
 def test_a_name_outside_the_encoding_does_not_fail_a_finished_run(tmp_path: Path) -> None:
     source = tmp_path / "modèle [東]"
-    source.symlink_to(ROOT / "qkedit" / "demo" / "checkpoint")
+    source.symlink_to(demo_checkpoint(SMALL_DEMO))
     for extra in ([], ["--json"]):
         out = tmp_path / f"é{len(extra)}"
         result = qkedit("steer", source, "--layers", "2", "--out", out, "--no-fsync", *extra, encoding="ascii")

@@ -9,11 +9,12 @@ import pytest
 
 from qkedit.demo.depth_questions import LEAST_DEPTH, LEAST_SIZE, LEAST_VISIBLE, ORDERS, DepthQuestion, depth_questions
 from qkedit.demo.scenes import Scene, make_scenes
+from qkedit.demo.worlds import SMALL
 
 
 @pytest.fixture(scope="module")
 def scenes() -> dict[int, Scene]:
-    return {scene.number: scene for scene in make_scenes(60, seed=11)}
+    return {scene.number: scene for scene in make_scenes(60, seed=11, world=SMALL)}
 
 
 @pytest.fixture(scope="module")

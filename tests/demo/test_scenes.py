@@ -15,21 +15,22 @@ from PIL import Image
 from qkedit.demo.depth_questions import depth_questions
 from qkedit.demo.files import write_scenes
 from qkedit.demo.questions import SPLITS, image_file, pope_questions
-from qkedit.demo.scenes import IMAGE_SIZE, KINDS, THEMES, Scene, make_scene, make_scenes, mentions
+from qkedit.demo.scenes import IMAGE_SIZE, Scene, make_scene, make_scenes, mentions
+from qkedit.demo.worlds import SMALL
 from qkedit.evaluation.benchmarks import choice
 from qkedit.evaluation.benchmarks.custom import load_questions
 
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
-    return list(make_scenes(150, seed=11))
+    return list(make_scenes(150, seed=11, world=SMALL))
 
 
 def test_a_scene_depends_on_seed_and_number_only(scenes: list[Scene]) -> None:
-    again = make_scene(11, 7)
+    again = make_scene(11, 7, world=SMALL)
     assert again.objects == scenes[7].objects
     np.testing.assert_array_equal(again.image, scenes[7].image)
-    assert not np.array_equal(again.image, make_scene(12, 7).image)
+    assert not np.array_equal(again.image, make_scene(12, 7, world=SMALL).image)
 
 
 def test_one_to_five_objects_are_ordered_by_depth(scenes: list[Scene]) -> None:
@@ -72,7 +73,7 @@ def test_an_object_changes_the_pixels_of_its_instance(scenes: list[Scene]) -> No
 def test_objects_of_one_theme_occur_together(scenes: list[Scene]) -> None:
     both = Counter()
     for scene in scenes:
-        anchor, partner, *_ = THEMES[scene.theme]
+        anchor, partner, *_ = SMALL.themes[scene.theme]
         both[anchor in scene.kinds, partner in scene.kinds] += 1
     with_anchor = both[True, True] / (both[True, True] + both[True, False])
     without = both[False, True] / (both[False, True] + both[False, False])
@@ -85,9 +86,9 @@ def test_a_caption_mentions_exactly_the_objects_of_the_scene(scenes: list[Scene]
         assert scene.caption.startswith(f"A {scene.theme} with a")
 
 
-@given(st.lists(st.sampled_from([*KINDS, "kitchen", "and", "cupboard", "a", "carpet"])))
+@given(st.lists(st.sampled_from([*SMALL.kinds, "kitchen", "and", "cupboard", "a", "carpet"])))
 def test_mentions_are_whole_words_in_order(words: list[str]) -> None:
-    assert mentions(" ".join(words).title()) == tuple(word for word in words if word in KINDS)
+    assert mentions(" ".join(words).title()) == tuple(word for word in words if word in SMALL.kinds)
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -113,7 +114,7 @@ def test_absent_objects_follow_the_rule_of_their_split(scenes: list[Scene]) -> N
         return sum((kind in scene.kinds) and (other in scene.kinds) for scene in scenes for other in shown)
 
     for scene in scenes[:20]:
-        absent = [kind for kind in KINDS if kind not in scene.kinds]
+        absent = [kind for kind in SMALL.kinds if kind not in scene.kinds]
         asked = {
             split: [
                 mentions(row["text"])[0]

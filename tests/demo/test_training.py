@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from qkedit.demo import CROWDED_DEMO, demo_checkpoint
+from qkedit.demo import DEMO, demo_checkpoint
 from qkedit.demo.scenes import make_scenes
 from qkedit.demo.world import World
 from qkedit.demo.worlds import CROWDED, WORLDS
@@ -24,7 +24,7 @@ from tests.scripts.loading import SCRIPTS, load_script
 __all__ = ["scripts_on_the_path"]  # a fixture
 
 TINY = ["--scenes", "8", "--vision-steps", "2", "--vision-batch", "4", "--language-steps", "2"]
-TINY += ["--language-batch", "2", "--held-out", "1", "--threads", "1"]
+TINY += ["--language-batch", "2", "--held-out", "1", "--threads", "1", "--world", "small"]
 
 
 @pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
@@ -152,7 +152,7 @@ def test_before_its_rate_falls_a_run_can_be_made_shorter(
 
 @pytest.fixture(scope="module")
 def record() -> dict[str, Any]:
-    return record_of("record.json")
+    return record_of("small_record.json")
 
 
 def record_of(name: str) -> dict[str, Any]:
@@ -206,9 +206,11 @@ def test_the_crowded_model_has_the_recorded_spectra_and_they_are_full() -> None:
     from transformers import LlavaForConditionalGeneration
 
     found = record_of("crowded_record.json")["spectra"]
-    model = LlavaForConditionalGeneration.from_pretrained(demo_checkpoint(CROWDED_DEMO), dtype=torch.float32)
+    model = LlavaForConditionalGeneration.from_pretrained(demo_checkpoint(DEMO), dtype=torch.float32)
     spectra = part("spectra")
-    measured = spectra.spectra(model.model.language_model, spectra.middle_layers(6))
+    measured = spectra.spectra(
+        model.model.language_model, spectra.middle_layers(len(model.model.language_model.layers))
+    )
     for name, value in measured.items():
         assert value == pytest.approx(found[name], rel=0.01)  # the weights are stored in bfloat16
     assert 0.15 < measured["top_4"] < 0.35

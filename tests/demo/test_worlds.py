@@ -20,7 +20,7 @@ from qkedit.demo.files import write_scenes
 from qkedit.demo.questions import attribute_questions, pope_questions
 from qkedit.demo.scenes import Scene, make_scene, make_scenes
 from qkedit.demo.world import COLOUR_SHARES, COUNT_SHARES
-from qkedit.demo.worlds import CROWDED, SMALL, WORLDS, world_name_for, world_named
+from qkedit.demo.worlds import CROWDED, DEFAULT_WORLD, SMALL, WORLDS, world_name_for, world_named
 from qkedit.errors import UsageError
 from qkedit.laboratory.eval_set import SceneRange, make_eval_set
 
@@ -41,7 +41,7 @@ def understood(phrase: str) -> tuple[str, str, int]:
 
 def test_the_small_world_is_unchanged() -> None:
     digest = hashlib.sha256()
-    for scene in make_scenes(20, 5):
+    for scene in make_scenes(20, 5, world=SMALL):
         digest.update(scene.image.tobytes() + scene.depth.tobytes() + scene.caption.encode())
     assert digest.hexdigest() == "0f4bd933692c8d0beb579508cdf48a39fc06d5dbc861ed1bc90fd611ee08cb4d"
 
@@ -166,7 +166,7 @@ def test_adversarial_questions_ask_about_missing_companions(scenes: list[Scene])
 
 
 def test_questions_about_colours_and_numbers_have_the_drawn_answers(scenes: list[Scene]) -> None:
-    assert attribute_questions(make_scene(1, 1)) == []
+    assert attribute_questions(make_scene(1, 1, SMALL)) == []
     for scene in scenes:
         things = {thing.kind: thing for thing in scene.objects}
         asked = attribute_questions(scene)
@@ -202,19 +202,20 @@ def test_written_annotations_have_colours_and_numbers(scenes: list[Scene], tmp_p
 
 
 def test_an_evaluation_set_has_the_requested_world() -> None:
-    crowded = SceneRange(4, world="crowded")
-    assert [half.world for half in crowded.halves()] == ["crowded", "crowded"]
-    assert crowded.as_dict()["world"] == "crowded"
-    assert SceneRange(4).as_dict() == {"count": 4, "seed": 2_000_000, "first": 0}
-    made = make_eval_set(crowded)
-    assert {scene.world for scene in made.scenes} == {CROWDED}
+    small = SceneRange(4, world="small")
+    assert [half.world for half in small.halves()] == ["small", "small"]
+    assert small.as_dict() == {"count": 4, "seed": 2_000_000, "first": 0, "world": "small"}
+    assert SceneRange(4) == SceneRange(4, world="crowded")
+    made = make_eval_set(small)
+    assert {scene.world for scene in made.scenes} == {SMALL}
     assert made.digest() != make_eval_set(SceneRange(4)).digest()
 
 
 def test_a_model_has_its_own_world_by_default() -> None:
-    assert world_name_for("demo-crowded") == world_name_for("DEMO-CROWDED") == "crowded"
-    assert world_name_for("demo") == world_name_for("./demo-crowded") == "small"
-    assert world_name_for("demo", "crowded") == "crowded"
+    assert world_name_for("demo-small") == world_name_for("Demo-Small") == "small"
+    assert world_name_for("demo") == world_name_for("./demo-small") == world_name_for("org/name") == "crowded"
+    assert world_name_for("demo", "small") == "small"
+    assert {scene.world for scene in make_scenes(2, seed=1)} == {DEFAULT_WORLD} == {CROWDED}
     assert {name: world_named(name) for name in WORLDS} == WORLDS
     with pytest.raises(UsageError, match="did you mean crowded"):
         world_named("crowdd")

@@ -12,8 +12,9 @@ from transformers import AutoModelForImageTextToText
 
 import qkedit as library
 from qkedit.cli.commands.measure.drift import _described
-from qkedit.demo import demo_checkpoint
+from qkedit.demo import SMALL_DEMO, demo_checkpoint
 from qkedit.demo.scenes import make_scenes
+from qkedit.demo.worlds import SMALL
 from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.drift import Drift, ImageDrift, drift, pictures_in, word_f1
 from qkedit.images import read_image
@@ -32,7 +33,7 @@ SHORT = ("--max-new-tokens", str(TOKENS), "--device", "cpu", "--dtype", "float32
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("images")
-    for scene in make_scenes(3, seed=7):
+    for scene in make_scenes(3, seed=7, world=SMALL):
         Image.fromarray(scene.image).save(directory / f"{scene.number}.png")
     (directory / "notes.txt").write_text("no picture")
     return directory
@@ -41,7 +42,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def edited(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("model") / "edited"
-    library.steer("demo", out=out, layers="all", k=8)
+    library.steer(SMALL_DEMO, out=out, layers="all", k=8)
     return out
 
 
@@ -74,11 +75,11 @@ def greedy_tokens(directory: Path, image: Path) -> list[int]:
 
 
 def test_divergence_and_agreement_equal_those_of_separate_passes(images: Path, edited: Path) -> None:
-    found = measured("demo", str(edited), images)
+    found = measured(SMALL_DEMO, str(edited), images)
     assert [Path(image.image).name for image in found.images] == ["0.png", "1.png"]
     image = found.images[1]
-    answer = greedy_tokens(demo_checkpoint(), images / "1.png")
-    base = next_tokens(demo_checkpoint(), images / "1.png", answer).log_softmax(-1)
+    answer = greedy_tokens(demo_checkpoint(SMALL_DEMO), images / "1.png")
+    base = next_tokens(demo_checkpoint(SMALL_DEMO), images / "1.png", answer).log_softmax(-1)
     other = next_tokens(edited, images / "1.png", answer).log_softmax(-1)
     divergence = kl_div(other, base, reduction="none", log_target=True).sum(-1)
     assert max(image.kl) > 1e-4
@@ -87,29 +88,29 @@ def test_divergence_and_agreement_equal_those_of_separate_passes(images: Path, e
 
 
 def test_answers_equal_those_of_generate(images: Path, edited: Path) -> None:
-    image = measured("demo", str(edited), images).images[0]
-    for model, text in (("demo", image.base), (str(edited), image.edited)):
+    image = measured(SMALL_DEMO, str(edited), images).images[0]
+    for model, text in ((SMALL_DEMO, image.base), (str(edited), image.edited)):
         loaded = load(model, dtype="float32")
         assert text == respond(loaded, [read_image(images / "0.png")], CAPTION_PROMPT, max_new_tokens=TOKENS).text
 
 
 def test_a_model_compared_with_itself_has_no_drift(images: Path) -> None:
-    found = measured("demo", "demo", images)
+    found = measured(SMALL_DEMO, SMALL_DEMO, images)
     assert found.metrics == {"kl": 0, "kl_worst": 0, "agreement": 1, "overlap": 1, "identical": 1}
     assert set(found.intervals().values()) == {(0, 0), (1, 1)}
 
 
 def test_plugins_act_only_on_the_edited_model(images: Path) -> None:
     plugins = [PluginSettings("scr", {"sources": 8, "layers": "0-3"})]
-    image = measured("demo", "demo", images, QUESTION, plugins=plugins).images[0]
-    loaded, picture = load("demo", dtype="float32"), read_image(images / "0.png")
+    image = measured(SMALL_DEMO, SMALL_DEMO, images, QUESTION, plugins=plugins).images[0]
+    loaded, picture = load(SMALL_DEMO, dtype="float32"), read_image(images / "0.png")
     assert image.base == respond(loaded, [picture], QUESTION, max_new_tokens=TOKENS).text
     acting = SCR(sources=8, layers="0-3")
     assert image.edited == respond(loaded, [picture], QUESTION, [acting], max_new_tokens=TOKENS).text
     # The first token follows from the prefill, where the plug-in acts.
     with torch.no_grad(), library.attach(loaded.model, acting):
         prefill = loaded.model(**request_inputs(loaded, [picture], QUESTION)).logits[:, -1].log_softmax(-1)
-    base = next_tokens(demo_checkpoint(), images / "0.png", [0], QUESTION).log_softmax(-1)
+    base = next_tokens(demo_checkpoint(SMALL_DEMO), images / "0.png", [0], QUESTION).log_softmax(-1)
     assert image.kl[0] == pytest.approx(float(kl_div(prefill, base, reduction="sum", log_target=True)), abs=1e-6)
     assert image.kl[0] > 1e-6
 
@@ -159,12 +160,12 @@ def test_word_f1_is_symmetric_and_equals_hand_counts(one: str, other: str, f1: f
 
 
 def test_a_model_with_another_vocabulary_is_refused(images: Path, tmp_path: Path) -> None:
-    loaded = load("demo")
+    loaded = load(SMALL_DEMO)
     loaded.model.resize_token_embeddings(loaded.model.config.text_config.vocab_size + 8)
     loaded.model.save_pretrained(tmp_path)
     loaded.processor.save_pretrained(tmp_path)
     with pytest.raises(UsageError, match=r"vocabulary has .* name the base that it was made from"):
-        measured("demo", str(tmp_path), images)
+        measured(SMALL_DEMO, str(tmp_path), images)
 
 
 def test_probabilities_that_are_not_finite_are_an_error(
@@ -182,13 +183,13 @@ def test_probabilities_that_are_not_finite_are_an_error(
 
     monkeypatch.setattr(module, "answer_with_logits", broken)
     with pytest.raises(QkeditError, match="no finite probability"):
-        measured("demo", str(edited), images)
+        measured(SMALL_DEMO, str(edited), images)
 
 
 def test_a_contrast_needs_beta_zero_for_drift(images: Path) -> None:
     with pytest.raises(QkeditError, match=r"rules out tokens that the base may choose.*beta=0"):
-        measured("demo", "demo", images, plugins=[PluginSettings("vcd", {})])
-    assert measured("demo", "demo", images, plugins=[PluginSettings("vcd", {"beta": 0.0})]).images
+        measured(SMALL_DEMO, SMALL_DEMO, images, plugins=[PluginSettings("vcd", {})])
+    assert measured(SMALL_DEMO, SMALL_DEMO, images, plugins=[PluginSettings("vcd", {"beta": 0.0})]).images
 
 
 def test_images_of_a_directory_are_found(images: Path, tmp_path: Path) -> None:
@@ -203,8 +204,8 @@ def test_the_gate_reads_the_result_of_the_command(images: Path, edited: Path, tm
     # The base is named in the manifest.
     found = qkedit("drift", edited, "--images", images, "--limit", "2", "--json", *SHORT)
     (row,) = found.document["results"]
-    assert (found.document["base"], found.document["images"]) == ("demo", {"measured": 2, "there": 3})
-    assert row["metrics"] == measured("demo", str(edited), images).metrics
+    assert (found.document["base"], found.document["images"]) == (SMALL_DEMO, {"measured": 2, "there": 3})
+    assert row["metrics"] == measured(SMALL_DEMO, str(edited), images).metrics
     file = tmp_path / "drift.json"
     file.write_text(found.stdout)
     kl = row["metrics"]["kl"]
@@ -217,11 +218,11 @@ def test_the_gate_reads_the_result_of_the_command(images: Path, edited: Path, tm
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("demo",), "--images: no images are given"),
-        (("demo", "--images", "."), "--base: there is nothing to compare with"),
-        (("demo", "--images", "absent", "--plugin", "scr"), "absent: there is no such directory"),
-        (("demo", "--images", "broken.png", "--plugin", "scr"), "broken.png: is not an image"),
-        (("demo", "--images", "black.png", "--plugin", "opera"), "opera: drift follows an answer token by token"),
+        ((SMALL_DEMO,), "--images: no images are given"),
+        ((SMALL_DEMO, "--images", "."), "--base: there is nothing to compare with"),
+        ((SMALL_DEMO, "--images", "absent", "--plugin", "scr"), "absent: there is no such directory"),
+        ((SMALL_DEMO, "--images", "broken.png", "--plugin", "scr"), "broken.png: is not an image"),
+        ((SMALL_DEMO, "--images", "black.png", "--plugin", "opera"), "opera: drift follows an answer token by token"),
     ],
 )
 def test_errors_of_the_command_are_one_sentence(

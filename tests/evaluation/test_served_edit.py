@@ -11,6 +11,7 @@ import torch
 
 import qkedit as api
 from qkedit.api.editing import steer
+from qkedit.demo import SMALL_DEMO
 from qkedit.errors import QkeditError, VerificationError
 from qkedit.evaluation.served_edit import ServedEdit, located
 from qkedit.runtime.generation import LoadedModel
@@ -75,13 +76,13 @@ def test_an_edit_without_effect_is_refused() -> None:
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("edited") / "adapter"
-    steer("demo", out=out, layers="2-5", k=4, layout="lora", fsync=False)
+    steer(SMALL_DEMO, out=out, layers="2-5", k=4, layout="lora", fsync=False)
     return out
 
 
 @pytest.fixture(scope="module")
 def demo() -> LoadedModel:
-    return api.load("demo", dtype="float32")
+    return api.load(SMALL_DEMO, dtype="float32")
 
 
 def echoed(model: Any, body: dict[str, Any]) -> Sent:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import qkedit as library
+from qkedit.demo import SMALL_DEMO
 from tests.cli.command import ROOT, qkedit
 from tests.fake_hub import COMMIT, serve_hub
 from tests.steering.checkpoints import (
@@ -120,7 +121,7 @@ def test_a_suggestion_is_called_a_heuristic(base: Path) -> None:
     assert "Suggestion (a heuristic, not a promise)" in text
     assert "No result in this repository shows that such an edit" in " ".join(text.split())
     assert "qkedit tune" not in text  # which needs a model with vision
-    assert "\nqkedit tune demo --scenes 200\n" in qkedit("inspect", "demo", "--suggest").stdout
+    assert "\nqkedit tune demo-small --scenes 200\n" in qkedit("inspect", SMALL_DEMO, "--suggest").stdout
 
 
 def test_the_suggested_command_steers_the_inspected_model(tmp_path: Path) -> None:
@@ -172,23 +173,23 @@ def test_an_edit_is_compared_with_its_base(base: Path, tmp_path: Path) -> None:
 
 
 def test_an_edit_of_the_demo_is_compared_with_its_base(tmp_path: Path) -> None:
-    library.steer("demo", out=tmp_path / "edited", layers="2")
+    library.steer(SMALL_DEMO, out=tmp_path / "edited", layers="2")
     result = qkedit("inspect", tmp_path / "edited", "--compare", "base", "--layers", "2", "--csv", tmp_path / "c.csv")
     assert result.code == 0, result.stderr
-    assert "demo → edited" in result.stdout
+    assert "demo-small → edited" in result.stdout
     assert "90.0°" in result.stdout
     assert (tmp_path / "c.csv").read_text().count("\n") == 1 + 8 * 32
 
 
 def test_a_directory_named_base_may_be_compared(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    library.steer("demo", out=tmp_path / "edited", layers="2")
+    library.steer(SMALL_DEMO, out=tmp_path / "edited", layers="2")
     monkeypatch.chdir(tmp_path)
     result = qkedit("inspect", "edited", "--compare", "base")
     assert result.code == 2
     assert result.sentence().startswith("--compare base: ")
     assert "./base" in result.sentence()
     assert qkedit("inspect", base, "--compare", "./base", "--allow-text-only").code == 0
-    assert qkedit("inspect", "edited", "--base", "demo", "--layers", "2").code == 0
+    assert qkedit("inspect", "edited", "--base", SMALL_DEMO, "--layers", "2").code == 0
 
 
 @pytest.mark.parametrize(
@@ -201,10 +202,10 @@ def test_a_directory_named_base_may_be_compared(base: Path, tmp_path: Path, monk
         (("--plot", "spectra.jpg"), "--plot"),
         (("--html", "missing/spectra.html"), "--html"),
         (("--csv", "-", "--json"), "--csv"),
-        (("--compare", "demo", "--suggest"), "--suggest"),
-        (("--compare", "demo", "--offset", "2"), "--offset"),
-        (("--compare", "demo", "--base", "demo"), "--base"),
-        (("--compare", "demo"), "compare"),
+        (("--compare", SMALL_DEMO, "--suggest"), "--suggest"),
+        (("--compare", SMALL_DEMO, "--offset", "2"), "--offset"),
+        (("--compare", SMALL_DEMO, "--base", SMALL_DEMO), "--base"),
+        (("--compare", SMALL_DEMO), "compare"),
         (("--channel", "skew"), "channel"),
     ],
 )

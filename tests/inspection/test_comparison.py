@@ -11,6 +11,7 @@ import torch
 import qkedit
 from qkedit.checkpoint.checkpoint import open_checkpoint
 from qkedit.checkpoint.io.source import LocalFiles
+from qkedit.demo import SMALL_DEMO
 from qkedit.errors import UsageError
 from qkedit.inspection.comparison import base_of, compare_spectra
 from qkedit.spectral.suppression import Channel, Suppression
@@ -96,14 +97,14 @@ def test_models_of_different_shapes_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_base_is_found_by_the_manifest(tmp_path: Path) -> None:
-    qkedit.steer("demo", out=tmp_path / "edited", layers="1")
+    qkedit.steer(SMALL_DEMO, out=tmp_path / "edited", layers="1")
     base = base_of(open_checkpoint(LocalFiles(tmp_path / "edited")))
-    assert base.files.name == "demo"
+    assert base.files.name == SMALL_DEMO
 
 
 def test_a_base_named_by_the_user_precedes_the_recorded_one(tmp_path: Path) -> None:
     base = write(tmp_path / "base", weights())
-    qkedit.steer("demo", out=tmp_path / "edited", layers="1")
+    qkedit.steer(SMALL_DEMO, out=tmp_path / "edited", layers="1")
     for model in (tmp_path / "edited", base):
         assert base_of(open_checkpoint(LocalFiles(model)), str(base)).files.name == "base"
     with pytest.raises(UsageError, match="only a model on the hub has revisions"):

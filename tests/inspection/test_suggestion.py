@@ -7,6 +7,7 @@ import shlex
 
 import pytest
 
+from qkedit.demo import SMALL_DEMO
 from qkedit.inspection.suggestion import COST, NO_GAIN, outlying_modes, suggest
 from qkedit.steering.steer_options import SteerOptions
 from tests.inspection.inspections import inspection, spiked
@@ -61,8 +62,8 @@ def test_without_outlying_modes_no_layer_is_proposed() -> None:
     assert "search all of them" in suggestion.search
     assert suggestion.tune is not None
     assert suggestion.tune.startswith("qkedit tune org/model ")
-    of_demo = suggest(inspection({layer: [spiked([2.0])] for layer in range(6)}, model="demo"))
-    assert of_demo.tune == "qkedit tune demo --scenes 200"
+    of_demo = suggest(inspection({layer: [spiked([2.0])] for layer in range(6)}, model=SMALL_DEMO))
+    assert of_demo.tune == "qkedit tune demo-small --scenes 200"
     without_vision = suggest(inspection({0: [spiked([2.0])]}), SteerOptions(allow_text_only=True))
     assert without_vision.tune is None
 

@@ -19,9 +19,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qkedit.demo import demo_checkpoint
+from qkedit.demo import SMALL_DEMO, demo_checkpoint
 from qkedit.demo.files import write_scenes
 from qkedit.demo.scenes import make_scenes
+from qkedit.demo.worlds import SMALL
 from qkedit.errors import QkeditError, UsageError
 from qkedit.images import as_rgb
 from qkedit.laboratory.arms import RIVALS
@@ -72,7 +73,7 @@ def requests(settings: list[dict[str, Any]]) -> list[Any]:
 
 
 def model(harness: ModuleType, documents: list[dict[str, Any]] = DOCUMENTS, **arguments: Any) -> Any:
-    made = harness.Qkedit(**{"pretrained": "demo", "dtype": "float32", "device": "cpu", **arguments})
+    made = harness.Qkedit(**{"pretrained": SMALL_DEMO, "dtype": "float32", "device": "cpu", **arguments})
     made.task_dict = {"task": {"test": documents}}
     return made
 
@@ -93,14 +94,14 @@ def test_answers_equal_those_of_the_model_in_order(harness: ModuleType) -> None:
     settings = [GREEDY, {**GREEDY, "max_new_tokens": 3}, {**GREEDY, "max_new_tokens": 3}, GREEDY]
     made = model(harness, batch_size="2")
     found = made.generate_until(requests(settings))
-    demo = load("demo", dtype="float32")
+    demo = load(SMALL_DEMO, dtype="float32")
     for document, given, result in zip(DOCUMENTS, settings, found, strict=True):
         expected = respond(demo, [as_rgb(document["image"])], document["text"], max_new_tokens=given["max_new_tokens"])
         assert (result.text, result.token_counts.output_tokens) == (expected.text, expected.tokens)
 
 
 def test_texts_without_images_and_system_turns_use_the_template(harness: ModuleType) -> None:
-    demo = load("demo", dtype="float32")
+    demo = load(SMALL_DEMO, dtype="float32")
     turns = [
         {"role": "system", "content": [{"type": "text", "text": "be brief"}]},
         {
@@ -124,7 +125,7 @@ def test_texts_without_images_and_system_turns_use_the_template(harness: ModuleT
 
 
 def test_the_bare_prompt_has_no_template(harness: ModuleType) -> None:
-    demo = load("demo", dtype="float32", chat_template="none")
+    demo = load(SMALL_DEMO, dtype="float32", chat_template="none")
     prompt = harness.conversation(demo, messages(DOCUMENTS[0]))
     assert prompt.text == f"<image>{DOCUMENTS[0]['text']}"
 
@@ -198,7 +199,7 @@ def attached(made: Any) -> list[str]:
 
 
 def test_plugins_are_named_or_attached(harness: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    directory = shutil.copytree(demo_checkpoint(), tmp_path / "model")
+    directory = shutil.copytree(demo_checkpoint(SMALL_DEMO), tmp_path / "model")
     attach_to(directory, [PluginSettings("scr", {"layers": "0-1"})])
     depth = tmp_path / "depth.npy"
     np.save(depth, np.linspace(0, 1, 50)[:, None].repeat(70, 1))
@@ -298,7 +299,7 @@ def test_a_task_runs_in_lmms_eval_itself(tmp_path: Path) -> None:
     pytest.importorskip("datasets")
     scenes = tmp_path / "scenes"
     scenes.mkdir()
-    write_scenes(list(make_scenes(1, 0)), scenes)
+    write_scenes(list(make_scenes(1, 0, world=SMALL)), scenes)
     questions = scenes / "pope_random.json"
     rows = [json.loads(line) for line in questions.read_text("utf-8").splitlines()]
     task = tmp_path / "task"
@@ -313,7 +314,7 @@ def test_a_task_runs_in_lmms_eval_itself(tmp_path: Path) -> None:
         [sys.executable, *map(str, command), "--log_samples"], check=True, env={**os.environ, **offline}, cwd=tmp_path
     )
     (samples,) = (tmp_path / "out").rglob("*_samples_scenes_pope.jsonl")
-    demo = load("demo", dtype="float32")
+    demo = load(SMALL_DEMO, dtype="float32")
     for line in samples.read_text("utf-8").splitlines():
         sample = json.loads(line)
         row = rows[sample["doc_id"]]

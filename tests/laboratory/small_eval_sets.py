@@ -7,6 +7,8 @@ from functools import cache
 
 import torch
 
+from qkedit.demo import SMALL_DEMO
+from qkedit.demo.worlds import SMALL
 from qkedit.laboratory.arms import Arm
 from qkedit.laboratory.eval_set import EvalSet, SceneRange, make_eval_set
 from qkedit.laboratory.generation import EvalSetAnswers
@@ -15,7 +17,7 @@ from qkedit.laboratory.scoring import scored
 from qkedit.laboratory.worker import JobResult
 from qkedit.runtime.generation import LoadedModel, load
 
-FEW = SceneRange(3)
+FEW = SceneRange(3, world=SMALL.name)
 
 
 @cache
@@ -26,7 +28,7 @@ def few_scenes() -> EvalSet:
 @cache
 def demo_model() -> LoadedModel:
     """Check that every test leaves the model unchanged."""
-    return load("demo", dtype="float32")
+    return load(SMALL_DEMO, dtype="float32")
 
 
 def weights_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -9,8 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
+from qkedit.demo import SMALL_DEMO
 from qkedit.demo.depth_questions import depth_questions
 from qkedit.demo.scenes import CAPTION_PROMPT, Scene, make_scenes, with_article
+from qkedit.demo.world import World
+from qkedit.demo.worlds import SMALL, WORLDS
+from qkedit.laboratory import depth_choices
 from qkedit.laboratory.depth_choices import (
     BASE,
     CAPTION,
@@ -27,12 +31,12 @@ from qkedit.runtime.generation import LoadedModel, Prompt, load, prompt_text, re
 
 @pytest.fixture(scope="module")
 def loaded() -> LoadedModel:
-    return load("demo", dtype="float32")
+    return load(SMALL_DEMO, dtype="float32")
 
 
 @pytest.fixture(scope="module")
 def scenes() -> tuple[Scene, ...]:
-    return tuple(make_scenes(4, seed=5))
+    return tuple(make_scenes(4, seed=5, world=SMALL))
 
 
 def slow_score(loaded: LoadedModel, scene: Scene, prompt: str, ids: Sequence[int]) -> float:
@@ -95,3 +99,27 @@ def test_the_control_permutes_the_cells_of_the_depth_map(loaded: LoadedModel, sc
     by_number = {scene.number: scene for scene in scenes}
     for arm in (TRUE_DEPTH, SHUFFLED_DEPTH):
         assert len(forced_choices(loaded, by_number, questions, CAPTION, arm)) == 1
+
+
+@pytest.mark.parametrize("world", WORLDS.values(), ids=WORLDS)
+def test_the_right_answer_about_the_nearest_object_begins_the_caption(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch, world: World
+) -> None:
+    asked: list[str] = []
+
+    def scores(loaded: LoadedModel, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
+        asked.extend(answers)
+        return [0.0] * len(answers)
+
+    monkeypatch.setattr(depth_choices, "continuation_scores", scores)
+    by_number = {scene.number: scene for scene in make_scenes(20, seed=5, world=world)}
+    questions = depth_questions(list(by_number.values()), ["nearest"])
+    forced_choices(loaded, by_number, questions, CAPTION, BASE)
+    begins = 0
+    for place, question in enumerate(questions):
+        scene = by_number[question.scene]
+        if question.truth == scene.kinds[0]:
+            right = asked[2 * place + question.choices.index(question.truth)]
+            assert f" {scene.caption}".startswith(right)
+            begins += 1
+    assert begins > 5

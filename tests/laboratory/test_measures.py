@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 
 from qkedit.demo.scenes import with_article
+from qkedit.demo.worlds import SMALL
 from qkedit.evaluation.statistics.intervals import paired
 from qkedit.laboratory.eval_set import EvalSet, SceneRange, make_eval_set
 from qkedit.laboratory.measures import MEASURES, Outcome, against, compare
 from qkedit.report.figures import improves
 from tests.laboratory.small_eval_sets import answers, outcome
 
-SCENES = make_eval_set(SceneRange(60))
+SCENES = make_eval_set(SceneRange(60, world=SMALL.name))
 
 
 def inventing(name: str, which: set[int], group: str = "") -> Outcome:

@@ -10,6 +10,8 @@ from concurrent.futures import Future
 
 import pytest
 
+from qkedit.demo import SMALL_DEMO
+from qkedit.demo.worlds import SMALL
 from qkedit.errors import QkeditError, UsageError, VerificationError
 from qkedit.laboratory import processes as workers
 from qkedit.laboratory.arms import BASE, Arm
@@ -20,7 +22,7 @@ from qkedit.plugins.settings import PluginSettings
 from qkedit.spectral.suppression import Suppression
 from qkedit.steering.steer_options import SteerOptions
 
-FEW = SceneRange(2)
+FEW = SceneRange(2, world=SMALL.name)
 EDIT = SteerOptions("2-3", suppression=Suppression(k=8), device="cpu")
 
 
@@ -31,8 +33,8 @@ def test_several_processes_equal_one_and_all_stop_when_one_is_killed() -> None:
         Job(Arm("edited", EDIT, (PluginSettings("scr", {"selection": "uniform"}),)), FEW),
         Job(Arm("base again"), FEW),  # in any worker, whether or not it has edited before
     ]
-    serial = {job.arm.name: result for job, result in run_jobs(ModelSpec(), jobs, 1)}
-    results = run_jobs(ModelSpec(), [*jobs, *(Job(Arm(str(number)), FEW) for number in range(99))], 2)
+    serial = {job.arm.name: result for job, result in run_jobs(ModelSpec(SMALL_DEMO), jobs, 1)}
+    results = run_jobs(ModelSpec(SMALL_DEMO), [*jobs, *(Job(Arm(str(number)), FEW) for number in range(99))], 2)
     parallel: dict[str, JobResult] = {}
     while not serial.keys() <= parallel.keys():
         job, result = next(results)
@@ -55,7 +57,7 @@ def test_several_processes_equal_one_and_all_stop_when_one_is_killed() -> None:
 
 def test_an_invalid_arm_is_an_error() -> None:
     with pytest.raises(UsageError, match="beyond the model"):
-        list(run_jobs(ModelSpec(), [Job(Arm("beyond", SteerOptions("99", device="cpu")), FEW)], 1))
+        list(run_jobs(ModelSpec(SMALL_DEMO), [Job(Arm("beyond", SteerOptions("99", device="cpu")), FEW)], 1))
 
 
 @pytest.mark.parametrize("kind", [QkeditError, UsageError, VerificationError])
@@ -88,7 +90,7 @@ def test_ctrl_c_is_blocked_while_processes_start(monkeypatch: pytest.MonkeyPatch
             pass
 
     monkeypatch.setattr(workers, "ProcessPoolExecutor", Pool)
-    results = run_jobs(ModelSpec(), [Job(Arm(name), FEW) for name in "ab"], 2)
+    results = run_jobs(ModelSpec(SMALL_DEMO), [Job(Arm(name), FEW) for name in "ab"], 2)
     assert [bool(result) for _, result in results] == [True, True]
     assert not blocked()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from qkedit.demo.worlds import SMALL
 from qkedit.laboratory import generation as answering
 from qkedit.laboratory.arms import CONTROLLED, RIVALS, Arm, rival_arms
 from qkedit.laboratory.eval_set import SceneRange
@@ -38,7 +39,7 @@ def test_methods_with_a_control_have_its_option() -> None:
 
 
 def test_a_results_file_stores_times_of_batches_and_may_lack_them(tmp_path: Path) -> None:
-    job, path = Job(Arm("base"), SceneRange(2)), tmp_path / "results.jsonl"
+    job, path = Job(Arm("base"), SceneRange(2, world=SMALL.name)), tmp_path / "results.jsonl"
     with ResultsFile(path, {}) as file:
         file.add(job, JobResult(EvalSetAnswers(("a",), ("yes",), ((2, 0.1234567), (1, 3.0))), 1.0))
     with ResultsFile(path, {}) as file:

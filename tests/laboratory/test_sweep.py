@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from qkedit.demo import SMALL_DEMO
 from qkedit.demo.scenes import with_article
+from qkedit.demo.worlds import SMALL
 from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.statistics.guard import Guard
 from qkedit.laboratory import experiment, measures, sweep
@@ -35,13 +37,13 @@ from qkedit.report.experiments.sweep_table import SweepTables
 from qkedit.spectral.suppression import Suppression
 from qkedit.steering.steer_options import SteerOptions
 
-SCENES = SceneRange(40, seed=3)
+SCENES = SceneRange(40, seed=3, world=SMALL.name)
 eval_set_about = cache(make_eval_set)
 
 
 def settings(**changes: Any) -> SweepSettings:
     standard: dict[str, Any] = {
-        "model": "demo",
+        "model": SMALL_DEMO,
         "weights": "0" * 64,
         "dtype": "float32",
         "device": "cpu",
@@ -107,7 +109,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Pretended:
 
 
 def run(given: SweepSettings, file: ResultsFile | None = None) -> SweepReport:
-    return run_sweep(ModelSpec(), given, file, 1)
+    return run_sweep(ModelSpec(SMALL_DEMO), given, file, 1)
 
 
 def test_the_winner_is_the_best_edit_within_the_guards(pretended: Pretended) -> None:
@@ -285,7 +287,7 @@ def test_an_incomplete_first_line_is_written_again(tmp_path: Path) -> None:
         with ResultsFile(path, settings().as_dict()):
             pass
         assert path.read_bytes() == whole
-    assert json.loads(whole)["settings"]["scenes"] == {"count": 40, "seed": 3, "first": 0}
+    assert json.loads(whole)["settings"]["scenes"] == SCENES.as_dict()
 
 
 def test_a_second_sweep_with_the_same_file_is_refused(tmp_path: Path) -> None:
@@ -357,7 +359,7 @@ def test_the_grid_has_every_combination_once_with_matching_controls() -> None:
         {"objective": "mean_words"},
         {"objective": "beauty"},
         {"seeds": 0},
-        {"scenes": SceneRange(3)},
+        {"scenes": SceneRange(3, world=SMALL.name)},
         {"control": "norm", "channels": ("full", "symmetric")},
         {"control": "none?"},
         {"channels": ("sideways",)},
@@ -410,18 +412,18 @@ def test_equal_alternatives_of_layers_are_merged_and_unknown_layers_refused() ->
         "seeds": 1,
         "objective": "chair_s",
         "guards": (),
-        "scenes": SceneRange(4),
+        "scenes": SceneRange(4, world=SMALL.name),
     }
-    prepared = prepare(ModelSpec(), layers=("2-3", "3,2", "0.25-0.5", "all"), **asked)
+    prepared = prepare(ModelSpec(SMALL_DEMO), layers=("2-3", "3,2", "0.25-0.5", "all"), **asked)
     assert prepared.layers == ("2-3", "0-7")
-    assert prepared.eval_set == make_eval_set(SceneRange(4)).digest()
+    assert prepared.eval_set == make_eval_set(SceneRange(4, world=SMALL.name)).digest()
     with pytest.raises(UsageError, match="beyond"):
-        prepare(ModelSpec(), layers=("7-8",), **asked)
+        prepare(ModelSpec(SMALL_DEMO), layers=("7-8",), **asked)
     with pytest.raises(UsageError, match="takes 20 of 32 modes of a head, so no index-matched control exists"):
-        prepare(ModelSpec(), layers=("2-3",), **{**asked, "ks": (1, 20)})
+        prepare(ModelSpec(SMALL_DEMO), layers=("2-3",), **{**asked, "ks": (1, 20)})
 
 
 def test_a_demonstration_without_matched_controls_is_refused() -> None:
     options = SteerOptions("2-3", suppression=Suppression(k=20), device="cpu")
     with pytest.raises(UsageError, match="takes 20 of 32 modes of a head, so no index-matched control"):
-        demonstrate(ModelSpec(), demonstration_arms(options, 1), SceneRange(4), 1)
+        demonstrate(ModelSpec(SMALL_DEMO), demonstration_arms(options, 1), SceneRange(4, world=SMALL.name), 1)

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from qkedit.demo import SMALL_DEMO
 from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.runs.local_model import LocalModel, Shared
 from qkedit.laboratory import measures
@@ -68,7 +69,7 @@ def run(
     data = planted.Planted()
     data.remember(loaded.model)
     chosen = SearchSettings(trials, **{"controls": 1, **(settings or {})})
-    model = LocalModel("demo", dtype="float32", shared=Shared(loaded))
+    model = LocalModel(SMALL_DEMO, dtype="float32", shared=Shared(loaded))
     goal = goal_of("hr", "recall:0.05", data.measures)
     return tune_model(model, data, space, goal, chosen, out=out, **{"drift_images": 0, "seed": 3, **options})
 
@@ -283,7 +284,7 @@ def test_without_optuna_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 def test_invalid_options_are_named_before_a_missing_package(tmp_path: Path) -> None:
     assert qkedit("tune", "-b", "nonsense").sentence().startswith("there is no benchmark 'nonsense'")
     assert qkedit("eval", "-b", "nonsense").sentence().startswith("there is no benchmark 'nonsense'")
-    sentence = qkedit("tune", "--k", "99", "--out", tmp_path / "t.jsonl").sentence()
+    sentence = qkedit("tune", SMALL_DEMO, "--k", "99", "--out", tmp_path / "t.jsonl").sentence()
     assert sentence == (
         "layer 0, k 99: the edit takes 64 of 64 modes of a head, so no index-matched control exists; take at most "
         "half of a head's modes with --k, or --controls 0."
@@ -338,7 +339,7 @@ def test_the_command_takes_custom_questions_or_scenes(tmp_path: Path) -> None:
             rows.append({"id": f"{number} {truth}", **question})
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = ["--layers", "3", "--k", "1", "--channel", "full", "--retain", "0", "--controls", "0", "--trials", "1"]
-    asked = ["demo", "-b", "custom", "--questions", tmp_path / "q.jsonl", "--images", tmp_path]
+    asked = [SMALL_DEMO, "-b", "custom", "--questions", tmp_path / "q.jsonl", "--images", tmp_path]
     words += ["--max-new-tokens", "2"]
     chosen = ["--objective", "accuracy", "--no-worse", "none", "--drift-images", "1"]
     result = qkedit("tune", *asked, *words, *chosen, "--json")
@@ -348,7 +349,7 @@ def test_the_command_takes_custom_questions_or_scenes(tmp_path: Path) -> None:
     missing = qkedit("tune", *asked, *words)
     assert (missing.code, "no objective is named" in missing.stderr) == (2, True)
     words += ["--protect", "none,sink:4", "--spare", "none,induction", "--product", "raw,folded"]
-    scenes = qkedit("tune", "--scenes", "4", *words, "--drift-images", "0", "--out", tmp_path / "s.jsonl")
+    scenes = qkedit("tune", SMALL_DEMO, "--scenes", "4", *words, "--drift-images", "0", "--out", tmp_path / "s.jsonl")
     assert scenes.code in (0, 3)
     assert "1 trial of 8 edits" in scenes.stdout
     assert "'sunk' cannot be protected" in qkedit("tune", *words, "--protect", "none,sunk").stderr

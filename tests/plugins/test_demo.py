@@ -6,15 +6,15 @@ from PIL import Image
 
 import qkedit
 from qkedit import SCR
-from qkedit.demo import demo_checkpoint
+from qkedit.demo import SMALL_DEMO, demo_checkpoint
 
 
 @pytest.fixture(scope="module")
 def demo():
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    model = AutoModelForImageTextToText.from_pretrained(demo_checkpoint(), dtype=torch.float32).eval()
-    return model, AutoProcessor.from_pretrained(demo_checkpoint())
+    model = AutoModelForImageTextToText.from_pretrained(demo_checkpoint(SMALL_DEMO), dtype=torch.float32).eval()
+    return model, AutoProcessor.from_pretrained(demo_checkpoint(SMALL_DEMO))
 
 
 def test_a_chat_with_two_images_of_different_sizes_is_edited(demo):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import qkedit
+from qkedit.demo import SMALL_DEMO
 from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.drift import drift
 from qkedit.evaluation.runs.local_model import LocalModel
@@ -112,7 +113,7 @@ def test_unusable_plugins_are_named(name: str, message: str) -> None:
 def test_a_decoding_plugin_acts_with_and_without_a_prefill_plugin() -> None:
     from PIL import Image
 
-    demo = load("demo")
+    demo = load(SMALL_DEMO)
     picture, prompt = Image.new("RGB", (64, 64), "navy"), "Please describe this image in detail."
     plain = respond(demo, [picture], prompt, max_new_tokens=6).text
     # A noun of the model's own answer that is one token.
@@ -140,11 +141,11 @@ def test_drift_follows_the_base_through_muted_tokens(tmp_path: Path) -> None:
     picture = tmp_path / "picture.png"
     Image.new("RGB", (64, 64), "navy").save(picture)
     prompt = "Please describe this image in detail."
-    demo = load("demo", dtype="float32")
+    demo = load(SMALL_DEMO, dtype="float32")
     plain = respond(demo, [Image.open(picture)], prompt, max_new_tokens=5).text
     spoken = demo.processor.tokenizer(plain, add_special_tokens=False)["input_ids"][2]
     plugins = settings.parse_plugins([f"mute:token={spoken}"]) or ()
-    found = drift("demo", "demo", [picture], prompt=prompt, plugins=plugins, max_new_tokens=5, dtype="float32")
+    found = drift(SMALL_DEMO, SMALL_DEMO, [picture], prompt=prompt, plugins=plugins, max_new_tokens=5, dtype="float32")
     (image,) = found.images
     assert (max(image.kl), all(image.agrees)) == (0, True)
     assert image.base == plain != image.edited
@@ -154,11 +155,11 @@ def test_drift_follows_the_base_through_muted_tokens(tmp_path: Path) -> None:
 def test_warnings_of_decoding_are_also_counted_without_images() -> None:
     from tests.evaluation.runs.test_local_model import ask
 
-    model = LocalModel("demo", dtype="float32", plugins=settings.parse_plugins(["mute", "scr"]) or ())
+    model = LocalModel(SMALL_DEMO, dtype="float32", plugins=settings.parse_plugins(["mute", "scr"]) or ())
     with model.session() as session:
         list(session.answers([ask(0), ask(1)]))
         assert session.warnings == ["mute warned at 1 batches, at the first: a token was muted"]
-    with LocalModel("demo", dtype="float32", plugins=(settings.PluginSettings("scr"),)).session() as session:
+    with LocalModel(SMALL_DEMO, dtype="float32", plugins=(settings.PluginSettings("scr"),)).session() as session:
         list(session.answers([ask(0)]))
         assert session.warnings == []
 
@@ -178,7 +179,7 @@ def test_two_plugins_cannot_set_one_argument() -> None:
             assert torch.is_tensor(generation.inputs["input_ids"])
             return Greedy()
 
-    demo = load("demo")
+    demo = load(SMALL_DEMO)
     with qkedit.attach(demo.model, Plugin()) as attached:
         inputs = demo.processor(text="a", return_tensors="pt")
         demo.model.generate(**inputs, max_new_tokens=1)

@@ -9,6 +9,7 @@ from PIL import Image
 
 import qkedit
 from qkedit.cli.flags.plugins import chosen_plugins
+from qkedit.demo import SMALL_DEMO
 from qkedit.plugins.registry import plugin_names
 from qkedit.plugins.requested import requested_plugins, requested_settings
 from qkedit.plugins.settings import PluginSettings, make_plugins
@@ -31,8 +32,8 @@ def test_text_has_the_meaning_of_the_command_line() -> None:
 @pytest.mark.parametrize("name", [name for name in plugin_names() if name not in NEED_AN_OPTION])
 def test_plugins_are_recorded_with_options_that_differ_from_defaults(name: str) -> None:
     (plugin,) = make_plugins([PluginSettings(name)])
-    assert requested_settings(plugin, "demo") == (PluginSettings(name, {}),)
-    assert requested_plugins(plugin, "demo") == [plugin]
+    assert requested_settings(plugin, SMALL_DEMO) == (PluginSettings(name, {}),)
+    assert requested_plugins(plugin, SMALL_DEMO) == [plugin]
 
 
 def test_recorded_options_make_an_equal_plugin() -> None:
@@ -53,13 +54,13 @@ def test_recorded_options_make_an_equal_plugin() -> None:
 )
 def test_unusable_plugins_are_one_sentence(plugins: Any, sentence: str) -> None:
     with pytest.raises(qkedit.QkeditError, match=sentence):
-        requested_settings(plugins, "demo")
+        requested_settings(plugins, SMALL_DEMO)
 
 
 def test_generate_accepts_text_one_image_and_edits(tmp_path: Any) -> None:
-    demo, picture = qkedit.load("demo"), Image.new("RGB", (64, 64), "navy")
+    demo, picture = qkedit.load(SMALL_DEMO), Image.new("RGB", (64, 64), "navy")
     picture.save(tmp_path / "a.png")
-    report = qkedit.steer("demo", out=tmp_path / "delta", layers="all", k=8, layout="delta", fsync=False)
+    report = qkedit.steer(SMALL_DEMO, out=tmp_path / "delta", layers="all", k=8, layout="delta", fsync=False)
     question = "Please describe this image in detail."
     by_text = qkedit.generate(demo, picture, question, plugins="scr", max_new_tokens=4)
     by_plugin = qkedit.generate(demo, [tmp_path / "a.png"], question, plugins=[qkedit.SCR()], max_new_tokens=4)

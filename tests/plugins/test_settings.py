@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qkedit.demo import DEMOS, demo_checkpoint
 from qkedit.errors import QkeditError, UsageError
 from qkedit.plugins.config_file import PLUGINS_FILE, attach_to, attached_to, detach_from, users_directory
 from qkedit.plugins.paper_defaults import preset_of, with_paper_defaults
@@ -313,7 +314,6 @@ def test_directories_that_are_not_models_of_the_user_are_refused(model: Path, tm
     }.items():
         with pytest.raises(UsageError, match=words):
             users_directory(name)
-    from qkedit.demo import demo_checkpoint
-
-    with pytest.raises(UsageError, match="is the demo"):
-        users_directory(str(demo_checkpoint()))
+    for name in DEMOS:
+        with pytest.raises(UsageError, match="is a demo model"):
+            users_directory(str(demo_checkpoint(name)))

@@ -15,8 +15,10 @@ import torch
 from PIL import Image
 
 import qkedit
+from qkedit.demo import SMALL_DEMO
 from qkedit.demo.files import write_scenes
 from qkedit.demo.scenes import make_scenes
+from qkedit.demo.worlds import SMALL
 from qkedit.evaluation.drift import drift
 from qkedit.plugins.settings import PluginSettings, make_plugins
 from qkedit.runtime.generation import load, request_inputs
@@ -46,7 +48,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("scenes")
-    write_scenes(list(make_scenes(2, seed=1)), directory)
+    write_scenes(list(make_scenes(2, seed=1, world=SMALL)), directory)
     return directory
 
 
@@ -64,7 +66,7 @@ def test_the_document_has_both_kinds_of_plugins_with_their_options() -> None:
 
 
 def test_dim_scales_only_states_of_image_tokens(picture: Path) -> None:
-    demo = load("demo", dtype="float32")
+    demo = load(SMALL_DEMO, dtype="float32")
     inputs = request_inputs(demo, [Image.open(picture).convert("RGB")], PROMPT)
     dim = importlib.import_module("image_plugins.dim").Dim
     layers = demo.model.get_decoder().layers
@@ -83,7 +85,7 @@ def test_dim_scales_only_states_of_image_tokens(picture: Path) -> None:
 
 
 def test_the_plugins_work_in_generate(picture: Path) -> None:
-    request = ("generate", "demo", "--image", picture, "--prompt", PROMPT, "--json", *SHORT)
+    request = ("generate", SMALL_DEMO, "--image", picture, "--prompt", PROMPT, "--json", *SHORT)
     plain = run(*request).document
     both = run(*request, "--plugin", "dim:layers=2-5,factor=0", "--plugin", AT_ONCE).document
     assert plain["tokens"] > 1
@@ -96,14 +98,14 @@ def test_the_plugins_work_in_generate(picture: Path) -> None:
 
 def test_the_plugins_work_in_generate_without_an_image() -> None:
     """Without images, a decoding plug-in acts, and a prefill plug-in does not."""
-    request = ("generate", "demo", "--prompt", "hello", "--json", *SHORT)
+    request = ("generate", SMALL_DEMO, "--prompt", "hello", "--json", *SHORT)
     assert run(*request, "--plugin", AT_ONCE).document["tokens"] == 1
     refused = run(*request, "--plugin", "dim")
     assert (refused.code, refused.document["error"]["what"]) == (2, "plug-ins act on images")
 
 
 def test_the_plugins_work_in_eval(scenes: Path, tmp_path: Path) -> None:
-    asked = ("eval", "demo", "-b", "pope.random", "--data", scenes, "--images", scenes / "images", "--limit", "3")
+    asked = ("eval", SMALL_DEMO, "-b", "pope.random", "--data", scenes, "--images", scenes / "images", "--limit", "3")
     answers = {}
     for names, plugins in {
         (): ("--plugin", "none"),
@@ -120,7 +122,7 @@ def test_the_plugins_work_in_eval(scenes: Path, tmp_path: Path) -> None:
 
 
 def test_the_plugins_work_in_serve(picture: Path) -> None:
-    demo = load("demo", dtype="float32")
+    demo = load(SMALL_DEMO, dtype="float32")
     switch = PluginSwitch(demo.model, [PluginSettings("dim"), PluginSettings("brief", {"strength": 1000.0})])
     inputs = request_inputs(demo, [Image.open(picture).convert("RGB")], PROMPT)
     for names in (("brief",), ("dim", "brief"), ("dim",)):
@@ -139,7 +141,9 @@ def test_the_plugins_work_in_serve(picture: Path) -> None:
 
 def test_the_plugins_work_in_drift(picture: Path) -> None:
     at_once = PluginSettings("brief", {"strength": 1000.0})
-    found = drift("demo", "demo", [picture], prompt=PROMPT, plugins=[at_once], max_new_tokens=5, dtype="float32")
+    found = drift(
+        SMALL_DEMO, SMALL_DEMO, [picture], prompt=PROMPT, plugins=[at_once], max_new_tokens=5, dtype="float32"
+    )
     (image,) = found.images
     assert (max(image.kl), all(image.agrees)) == (0, True)
     assert (image.base != "", image.edited) == (True, "")
@@ -160,7 +164,7 @@ def test_the_plugins_work_in_lmms_eval(picture: Path) -> None:
 
 
 def test_logits_processors_of_the_caller_run_last(picture: Path) -> None:
-    demo = load("demo", dtype="float32")
+    demo = load(SMALL_DEMO, dtype="float32")
     end = demo.model.generation_config.eos_token_id
     chosen = []
 

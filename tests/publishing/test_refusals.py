@@ -14,6 +14,7 @@ import qkedit
 from qkedit.api.editing import steer
 from qkedit.checkpoint.card_fields import card_fields
 from qkedit.checkpoint.hub.write_errors import PushFailed
+from qkedit.demo import SMALL_DEMO, demo_checkpoint
 from qkedit.errors import CheckpointError, QkeditError, UsageError, VerificationError
 from tests.cli.command import Result
 from tests.cli.command import qkedit as run
@@ -114,13 +115,13 @@ def test_a_card_that_contradicts_the_base_is_refused(hub: WritableHub, base: dic
 
 
 def test_the_licence_of_a_local_base_is_read_from_the_cards_of_the_output(hub: WritableHub, tmp_path: Path) -> None:
-    source = shutil.copytree(Path(qkedit.__file__).parent / "demo" / "checkpoint", tmp_path / "source")
+    source = shutil.copytree(demo_checkpoint(SMALL_DEMO), tmp_path / "source")
     card = source / "README.md"
     card.write_text(card.read_text().replace("license: apache-2.0", "license: cc-by-nd-4.0", 1))
     steer(source, out=tmp_path / "edited", layers="1", fsync=False)
     assert "forbids derivatives" in refused(hub, tmp_path / "edited").what
-    steer("demo", out=tmp_path / "demo", layers="1", layout="delta", fsync=False)
-    report = qkedit.push(tmp_path / "demo", REPO)
+    steer(SMALL_DEMO, out=tmp_path / SMALL_DEMO, layers="1", layout="delta", fsync=False)
+    report = qkedit.push(tmp_path / SMALL_DEMO, REPO)
     assert str(report.plan.licence) == "apache-2.0"
     assert {file.action for file in report.plan.files} == {"upload"}
 

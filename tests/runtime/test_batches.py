@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from qkedit.demo import SMALL_DEMO
 from qkedit.plugins.scr.plugin import SCR
 from qkedit.runtime.generation import (
     LoadedModel,
@@ -36,9 +37,9 @@ def prompts(loaded: LoadedModel) -> list[Prompt]:
     ]
 
 
-@pytest.fixture(scope="module", params=["demo", *tiny_processors.FAMILIES])
+@pytest.fixture(scope="module", params=[SMALL_DEMO, *tiny_processors.FAMILIES])
 def loaded(request: pytest.FixtureRequest) -> LoadedModel:
-    return load("demo", dtype="float32") if request.param == "demo" else tiny_processors.loaded(request.param)
+    return load(SMALL_DEMO, dtype="float32") if request.param == SMALL_DEMO else tiny_processors.loaded(request.param)
 
 
 @pytest.mark.parametrize("plugins", [(), (SCR(layers="0-2"),)], ids=["plain", "scr"])
@@ -112,10 +113,10 @@ class _OneByOne:
 
 
 def test_a_processor_without_batches_is_called_per_prompt() -> None:
-    demo = load("demo", dtype="float32")
+    demo = load(SMALL_DEMO, dtype="float32")
     processor = _OneByOne(demo.processor)
     answers = respond_batch(
-        LoadedModel("demo", demo.model, processor), prompts(demo), [SCR(layers="0-2")], max_new_tokens=4
+        LoadedModel(SMALL_DEMO, demo.model, processor), prompts(demo), [SCR(layers="0-2")], max_new_tokens=4
     )
     assert processor.asked == [3, 1, 1, 1]
     assert [answer.report.prompts for answer in answers if answer.report] == [1, 1, 1]
@@ -124,14 +125,14 @@ def test_a_processor_without_batches_is_called_per_prompt() -> None:
 
 
 def test_invalid_inputs_of_a_processor_are_an_error() -> None:
-    demo = load("demo", dtype="float32")
+    demo = load(SMALL_DEMO, dtype="float32")
     with pytest.raises(ProcessorFault, match="image"):
         respond_batch(demo, [Prompt("no placeholder", (images()[0],))], max_new_tokens=2)
 
 
 def test_a_start_token_of_the_template_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compare with the tokens of transformers' `apply_chat_template`."""
-    demo = load("demo", dtype="float32")
+    demo = load(SMALL_DEMO, dtype="float32")
     plain = demo.processor.chat_template
     begin = demo.processor.tokenizer.bos_token
     assert begin

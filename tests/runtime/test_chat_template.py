@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from qkedit.demo import demo_checkpoint
+from qkedit.demo import SMALL_DEMO, demo_checkpoint
 from qkedit.errors import QkeditError, UsageError
 from qkedit.runtime import chat_template
 from qkedit.runtime.chat_template import TemplateFault, render, template_of, user_turn
@@ -66,7 +66,7 @@ CONVERSATION = [
 
 @pytest.fixture(scope="module")
 def demo() -> LoadedModel:
-    return load("demo", dtype="float32")
+    return load(SMALL_DEMO, dtype="float32")
 
 
 def rendered(demo: LoadedModel, template: str, turns: Any = CONVERSATION) -> str:
@@ -125,7 +125,7 @@ def test_turns_have_the_form_that_the_template_needs(
 def test_a_failing_template_is_one_sentence(demo: LoadedModel, template: str, said: str) -> None:
     with pytest.raises(TemplateFault, match=said) as caught:
         rendered(demo, template, [user_turn("is it red", 1)])
-    assert caught.value.where == "demo"
+    assert caught.value.where == SMALL_DEMO
     assert "--chat-template" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
@@ -207,7 +207,7 @@ def test_any_template_shows_the_question_or_is_refused(template: str) -> None:
 
 def load_processor(cache: list[Any] = []) -> Any:  # noqa: B006  # one for all examples
     if not cache:
-        cache.append(load("demo").processor)
+        cache.append(load(SMALL_DEMO).processor)
     return cache[0]
 
 
@@ -290,7 +290,7 @@ def test_a_refusal_of_the_processor_is_one_sentence(demo: LoadedModel) -> None:
 
 
 def copied(tmp_path: Path) -> Path:
-    return shutil.copytree(demo_checkpoint(), tmp_path / "model")
+    return shutil.copytree(demo_checkpoint(SMALL_DEMO), tmp_path / "model")
 
 
 def edit(file: Path, **changes: object) -> None:

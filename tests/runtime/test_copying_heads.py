@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import qkedit
+from qkedit.demo import SMALL_DEMO
 from qkedit.errors import UnsupportedForm, UsageError
 from qkedit.laboratory.tuning.space import Candidate
 from qkedit.runtime import copying_heads
@@ -65,14 +66,14 @@ def test_shares_equal_those_of_the_models_attention(family: str) -> None:
 
 def test_spared_heads_are_unchanged_and_recorded(tmp_path: Path) -> None:
     spared = {2: (0, 3), 5: tuple(range(8)), 7: (1,)}
-    report = qkedit.steer("demo", out=tmp_path / "out", layers="2,4,5", spare=spared, fsync=False)
+    report = qkedit.steer(SMALL_DEMO, out=tmp_path / "out", layers="2,4,5", spare=spared, fsync=False)
     manifest = read_manifest(tmp_path / "out")
     assert manifest.options is not None
     assert manifest.options.spared == {"2": (0, 3), "5": tuple(range(8))}  # in the chosen layers
     edited = {tensor.layer: [head.head for head in tensor.heads] for tensor in manifest.tensors}
     assert edited == {2: [1, 2, 4, 5, 6, 7], 4: list(range(8))}
-    assert qkedit.verify(tmp_path / "out", base="demo").mismatches == ()
-    plain = qkedit.steer("demo", out=tmp_path / "plain", layers="2,4,5", fsync=False)
+    assert qkedit.verify(tmp_path / "out", base=SMALL_DEMO).mismatches == ()
+    plain = qkedit.steer(SMALL_DEMO, out=tmp_path / "plain", layers="2,4,5", fsync=False)
     alike = {(tensor.layer, head.head): head for tensor in plain.manifest.tensors for head in tensor.heads}
     for tensor in report.manifest.tensors:
         assert all(head == alike[tensor.layer, head.head] for head in tensor.heads)
@@ -81,14 +82,14 @@ def test_spared_heads_are_unchanged_and_recorded(tmp_path: Path) -> None:
 def test_edits_in_memory_and_of_a_sweep_spare_the_copying_heads(tmp_path: Path) -> None:
     model = demo_model().model
     before, shown = weights_of(model), {2: (0, 3)}
-    qkedit.steer("demo", out=tmp_path / "out", layers="2", spare=shown, device="cpu", fsync=False)
+    qkedit.steer(SMALL_DEMO, out=tmp_path / "out", layers="2", spare=shown, device="cpu", fsync=False)
     written = load(str(tmp_path / "out"), dtype="float32").model
     cell = Candidate("2", "all", 4, None, "full", 0.0, spare="induction")
     assert cell.name == "layers 2, k 4, full, retain 0, spare induction"
     options = cell.arm().steer
     assert options is not None
     with patch("qkedit.runtime.editing.copying_heads", return_value=shown) as run:
-        with edit_as_stored(model, plan_for("demo", options)):
+        with edit_as_stored(model, plan_for(SMALL_DEMO, options)):
             assert differing(weights_of(written), model) == set()
         with qkedit.edit(model, layers=2, spare="induction") as edit:
             assert [head.head for record in edit.records for head in record.heads] == [1, 2, 4, 5, 6, 7]
@@ -97,7 +98,7 @@ def test_edits_in_memory_and_of_a_sweep_spare_the_copying_heads(tmp_path: Path) 
 
 
 def test_invalid_requests_to_spare_heads_are_refused() -> None:
-    plan = plan_for("demo", SteerOptions("2"))
+    plan = plan_for(SMALL_DEMO, SteerOptions("2"))
     with pytest.raises(UsageError, match="every chosen head would be left alone"):
         plan.sparing({2: range(8)})
     with pytest.raises(UsageError, match="head 8: layer 2 has 8 query heads"):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from qkedit.demo import SMALL_DEMO
 from qkedit.runtime.generation import LoadedModel, load, request_inputs
 from qkedit.serving.requests.chat_request import Decoding
 from qkedit.serving.served_model import generation_config
@@ -15,7 +16,7 @@ from tests.serving.served_models import picture
 
 @pytest.fixture(scope="module")
 def demo() -> LoadedModel:
-    return load("demo", dtype="float32")
+    return load(SMALL_DEMO, dtype="float32")
 
 
 def config(demo: LoadedModel, **own: Any) -> Any:

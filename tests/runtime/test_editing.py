@@ -10,6 +10,7 @@ import torch
 
 import qkedit
 from qkedit import steer
+from qkedit.demo import SMALL_DEMO
 from qkedit.errors import CheckpointError, QkeditError, UnsupportedForm
 from qkedit.runtime.editing import edit_as_stored as edited
 from qkedit.runtime.editing import parameter_of
@@ -21,7 +22,7 @@ from tests import tiny_models
 from tests.laboratory.small_eval_sets import demo_model, differing, weights_of
 
 
-def plan(model: str = "demo", layers: str = "2,5", suppression: Suppression | None = None) -> SteerPlan:
+def plan(model: str = SMALL_DEMO, layers: str = "2,5", suppression: Suppression | None = None) -> SteerPlan:
     return plan_for(model, SteerOptions(layers, suppression=suppression or Suppression(), device="cpu"))
 
 
@@ -38,7 +39,7 @@ def plan(model: str = "demo", layers: str = "2,5", suppression: Suppression | No
 def test_an_edit_in_memory_equals_the_checkpoint_of_steer(suppression: Suppression, tmp_path: Path) -> None:
     options = {"k": suppression.k, "retain": suppression.retain, "channel": suppression.channel}
     options |= {"control": suppression.control, "seed": suppression.seed, "device": "cpu", "fsync": False}
-    steer("demo", out=tmp_path / "edited", layers="2,5", **options)  # type: ignore[arg-type]
+    steer(SMALL_DEMO, out=tmp_path / "edited", layers="2,5", **options)  # type: ignore[arg-type]
     written = load(str(tmp_path / "edited"), dtype="float32").model
     model = demo_model().model
     before = weights_of(model)
@@ -50,8 +51,8 @@ def test_an_edit_in_memory_equals_the_checkpoint_of_steer(suppression: Suppressi
 
 
 def test_models_in_the_stored_dtype_can_be_edited(tmp_path: Path) -> None:
-    model = load("demo", dtype="auto").model
-    steer("demo", out=tmp_path / "edited", layers="2,5", device="cpu", fsync=False)
+    model = load(SMALL_DEMO, dtype="auto").model
+    steer(SMALL_DEMO, out=tmp_path / "edited", layers="2,5", device="cpu", fsync=False)
     written = load(str(tmp_path / "edited"), dtype="auto").model
     with edited(model, plan()):
         assert differing(weights_of(written), model) == set()
@@ -66,7 +67,7 @@ def test_the_base_is_restored_after_an_error() -> None:
 
 
 def test_another_model_is_refused_and_unchanged() -> None:
-    model = load("demo", dtype="float32").model
+    model = load(SMALL_DEMO, dtype="float32").model
     with torch.no_grad():
         model.get_decoder().layers[5].self_attn.q_proj.weight[0, 0] += 1
     before = weights_of(model)
@@ -184,8 +185,8 @@ def test_an_existing_edit_gives_the_weights_of_the_full_output(layout: Any, fami
 def test_several_edits_equal_those_merged_by_apply(tmp_path: Path) -> None:
     places = [tmp_path / f"k{k}" for k in (1, 3)]
     for place, k in zip(places, (1, 3), strict=True):
-        steer("demo", out=place, layout="delta", layers="2,5", k=k, device="cpu", fsync=False)
-    qkedit.apply(places, base="demo", out=tmp_path / "full", fsync=False)
+        steer(SMALL_DEMO, out=place, layout="delta", layers="2,5", k=k, device="cpu", fsync=False)
+    qkedit.apply(places, base=SMALL_DEMO, out=tmp_path / "full", fsync=False)
     model = demo_model().model
     before = weights_of(model)
     written = weights_of(load(str(tmp_path / "full"), dtype="float32").model)
@@ -197,8 +198,8 @@ def test_several_edits_equal_those_merged_by_apply(tmp_path: Path) -> None:
 
 
 def test_an_edit_of_another_base_is_refused_and_the_model_unchanged(tmp_path: Path) -> None:
-    steer("demo", out=tmp_path / "delta", layout="delta", layers="2,5", k=1, device="cpu", fsync=False)
-    model = load("demo", dtype="float32").model
+    steer(SMALL_DEMO, out=tmp_path / "delta", layout="delta", layers="2,5", k=1, device="cpu", fsync=False)
+    model = load(SMALL_DEMO, dtype="float32").model
     with torch.no_grad():
         model.get_decoder().layers[5].self_attn.q_proj.weight[0, 0] += 1
     before = weights_of(model)

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from qkedit.demo import demo_checkpoint
+from qkedit.demo import SMALL_DEMO, demo_checkpoint
 from qkedit.errors import QkeditError
 from qkedit.runtime.fingerprint import fingerprint
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    return shutil.copytree(demo_checkpoint(), tmp_path / "model")
+    return shutil.copytree(demo_checkpoint(SMALL_DEMO), tmp_path / "model")
 
 
 def shell(command: str, directory: Path) -> str:

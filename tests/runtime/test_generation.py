@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from qkedit.demo import demo_checkpoint
+from qkedit.demo import SMALL_DEMO, demo_checkpoint
 from qkedit.errors import QkeditError, UsageError
 from qkedit.images import read_image
 from qkedit.plugins.scr.plugin import SCR
@@ -23,7 +23,7 @@ from qkedit.runtime.generation import LoadedModel, load, request_inputs, respond
 
 @pytest.fixture(scope="module")
 def demo() -> LoadedModel:
-    return load("demo", dtype="float32")
+    return load(SMALL_DEMO, dtype="float32")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def image() -> Image.Image:
 def test_a_model_is_loaded_in_its_dtype_for_inference(demo: LoadedModel) -> None:
     assert demo.model.dtype == torch.float32
     assert not demo.model.training
-    assert load("demo").model.dtype == torch.bfloat16
+    assert load(SMALL_DEMO).model.dtype == torch.bfloat16
 
 
 def test_the_prompt_equals_that_of_the_chat_template(demo: LoadedModel, image: Image.Image) -> None:
@@ -80,7 +80,7 @@ def test_an_answer_equals_that_of_generate(demo: LoadedModel, image: Image.Image
 
 def test_an_ambiguous_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("demo", "qwen2-vl"):
+    for name in (SMALL_DEMO, "qwen2-vl"):
         (tmp_path / name).mkdir()
         with pytest.raises(UsageError, match=rf"write \./{name}"):
             load(name)
@@ -96,7 +96,7 @@ def test_models_that_cannot_be_loaded_are_refused(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", lacking)
     with pytest.raises(QkeditError, match=r"Torchvision library.*pip install 'qkedit\[runtime\]'"):
-        load(str(demo_checkpoint()))
+        load(str(demo_checkpoint(SMALL_DEMO)))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_models_that_cannot_be_loaded_are_refused(tmp_path: Path, monkeypatch: p
 )
 def test_broken_files_are_one_sentence(tmp_path: Path, file: str, broken: dict[str, Any]) -> None:
     model = tmp_path / "model"
-    shutil.copytree(demo_checkpoint(), model)
+    shutil.copytree(demo_checkpoint(SMALL_DEMO), model)
     (model / file).write_text(json.dumps(json.loads((model / file).read_text()) | broken))
     with pytest.raises(QkeditError, match="transformers cannot load it") as caught:
         load(str(model))
@@ -118,7 +118,7 @@ def test_broken_files_are_one_sentence(tmp_path: Path, file: str, broken: dict[s
 def test_missing_weights_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """transformers would initialise them at random with only a log message."""
     model = tmp_path / "model"
-    shutil.copytree(demo_checkpoint(), model)
+    shutil.copytree(demo_checkpoint(SMALL_DEMO), model)
     shard = model / "model-00002-of-00003.safetensors"
     tensors = load_file(shard)
     lost = sorted(name for name in tensors if "proj.weight" in name)[:4]
@@ -149,7 +149,7 @@ def test_images_are_read_or_refused(tmp_path: Path, image: Image.Image) -> None:
 
 
 def test_a_config_of_a_far_larger_model_is_refused_before_it_is_built(tmp_path: Path) -> None:
-    directory = shutil.copytree(demo_checkpoint(), tmp_path / "model")
+    directory = shutil.copytree(demo_checkpoint(SMALL_DEMO), tmp_path / "model")
     config = json.loads((directory / "config.json").read_text())
     del config["text_config"]  # then the config describes LLaMA's seven billion parameters
     (directory / "config.json").write_text(json.dumps(config))
@@ -158,7 +158,7 @@ def test_a_config_of_a_far_larger_model_is_refused_before_it_is_built(tmp_path: 
 
 
 def test_a_config_of_more_layers_than_tensors_is_refused_before_they_are_made(tmp_path: Path) -> None:
-    directory = shutil.copytree(demo_checkpoint(), tmp_path / "model")
+    directory = shutil.copytree(demo_checkpoint(SMALL_DEMO), tmp_path / "model")
     config = json.loads((directory / "config.json").read_text())
     config["text_config"]["num_hidden_layers"] = 1_000_008
     (directory / "config.json").write_text(json.dumps(config))

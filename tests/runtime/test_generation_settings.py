@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from transformers import GenerationConfig
 
-from qkedit.demo import demo_checkpoint
+from qkedit.demo import SMALL_DEMO, demo_checkpoint
 from qkedit.errors import QkeditError
 from qkedit.runtime.generation_settings import check_generation_settings
 from qkedit.runtime.loading import load
@@ -46,7 +46,7 @@ def test_usual_settings_are_accepted() -> None:
 
 def test_invalid_settings_are_refused_at_loading(tmp_path: Path) -> None:
     model = tmp_path / "model"
-    shutil.copytree(demo_checkpoint(), model)
+    shutil.copytree(demo_checkpoint(SMALL_DEMO), model)
     file = model / "generation_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"bos_token_id": {"a": 1}}))
     with pytest.raises(QkeditError, match=r"generation settings is .*; correct generation_config\.json"):

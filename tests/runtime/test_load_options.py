@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import qkedit
+from qkedit.demo import SMALL_DEMO
 from qkedit.errors import UsageError
 from qkedit.evaluation.runs.local_model import LocalModel
 from qkedit.runtime import load_options
@@ -30,30 +31,30 @@ def picture() -> Image.Image:
 
 @pytest.mark.parametrize("name", ["eager", "sdpa"])
 def test_the_chosen_attention_is_used_and_plugins_work_with_it(name: str, picture: Image.Image) -> None:
-    loaded = load("demo", dtype="float32", attn_implementation=name)
+    loaded = load(SMALL_DEMO, dtype="float32", attn_implementation=name)
     assert loaded.model.config.get_text_config()._attn_implementation == name
     # Both implementations give equal answers.
     assert respond(loaded, [picture], PROMPT, max_new_tokens=8).text == _plain(picture)
     plugins = [qkedit.SCR(layers="0-3")]
     answers = [
         respond(one, [picture], PROMPT, plugins, max_new_tokens=8).text
-        for one in (loaded, load("demo", dtype="float32"))
+        for one in (loaded, load(SMALL_DEMO, dtype="float32"))
     ]
     assert answers[0] == answers[1]
 
 
 def _plain(picture: Image.Image) -> str:
-    return respond(load("demo", dtype="float32"), [picture], PROMPT, max_new_tokens=8).text
+    return respond(load(SMALL_DEMO, dtype="float32"), [picture], PROMPT, max_new_tokens=8).text
 
 
 @pytest.mark.parametrize("chosen", ["auto", "sequential", {"": "cpu"}])
 def test_a_device_map_is_used(chosen: Any, picture: Image.Image, tmp_path: Path) -> None:
-    loaded = load("demo", dtype="float32", device_map=chosen)
+    loaded = load(SMALL_DEMO, dtype="float32", device_map=chosen)
     assert respond(loaded, [picture], PROMPT, max_new_tokens=8).text == _plain(picture)
     if isinstance(chosen, dict):
         file = tmp_path / "devices.json"
         file.write_text(json.dumps(chosen))
-        assert load("demo", device_map=str(file)).model.device == torch.device("cpu")
+        assert load(SMALL_DEMO, device_map=str(file)).model.device == torch.device("cpu")
         assert Placement(device_map=str(file)).recorded() == {"device_map": chosen}
 
 
@@ -68,7 +69,7 @@ def test_a_device_map_is_used(chosen: Any, picture: Image.Image, tmp_path: Path)
 )
 def test_invalid_options_are_one_sentence(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UsageError) as error:
-        load("demo", **options)
+        load(SMALL_DEMO, **options)
     assert str(error.value).startswith(sentence)
 
 
@@ -83,7 +84,7 @@ def test_invalid_options_are_one_sentence(options: dict[str, Any], sentence: str
 def test_a_missing_package_is_named(options: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load_options, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=sentence):
-        load("demo", **options)
+        load(SMALL_DEMO, **options)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_an_invalid_file_of_quantisation_settings_is_refused(tmp_path: Path, con
     file = tmp_path / "settings.json"
     file.write_text(content)
     with pytest.raises(UsageError, match=sentence):
-        load("demo", quantization=str(file))
+        load(SMALL_DEMO, quantization=str(file))
 
 
 @pytest.mark.parametrize("name", load_options.QUANTIZATIONS)
@@ -107,15 +108,15 @@ def test_a_quantised_model_answers(name: str, picture: Image.Image) -> None:
     package = load_options.QUANTIZATIONS[name][0]
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
-    loaded = load("demo", quantization=name)
+    loaded = load(SMALL_DEMO, quantization=name)
     assert loaded.model.is_quantized
     assert respond(loaded, [picture], PROMPT, max_new_tokens=4).tokens > 0
 
 
 def test_a_run_records_only_chosen_options() -> None:
     chosen = {"device_map": "auto", "attn_implementation": "eager", "quantization": "bnb-4bit"}
-    plain = LocalModel("demo", dtype="float32").identity()
-    placed = LocalModel("demo", dtype="float32", placement=Placement(**chosen)).identity()
+    plain = LocalModel(SMALL_DEMO, dtype="float32").identity()
+    placed = LocalModel(SMALL_DEMO, dtype="float32", placement=Placement(**chosen)).identity()
     assert placed == {**plain, **chosen}
     assert not chosen.keys() & plain.keys()  # runs of earlier versions can be resumed
 
@@ -123,11 +124,13 @@ def test_a_run_records_only_chosen_options() -> None:
 def test_commands_have_the_options(tmp_path: Path, picture: Image.Image) -> None:
     file = tmp_path / "picture.png"
     picture.save(file)
-    request = ("generate", "demo", "--image", file, "--max-new-tokens", "2", "--json")
+    request = ("generate", SMALL_DEMO, "--image", file, "--max-new-tokens", "2", "--json")
     assert run(*request, "--attn-implementation", "eager", "--device-map", "auto").code == 0
     both = run(*request, "--device-map", "auto", "--device", "cpu")
     assert (both.code, both.document["error"]["where"]) == (2, "--device and --device-map")
     for command in ("serve", "kv-coherence", "eval", "drift"):
         assert "--quantization" in run(command, "--help").stdout
-    wrong = run("drift", "demo", "--base", "demo", "--images", tmp_path, "--attn-implementation", "x", "--json")
+    wrong = run(
+        "drift", SMALL_DEMO, "--base", SMALL_DEMO, "--images", tmp_path, "--attn-implementation", "x", "--json"
+    )
     assert (wrong.code, wrong.document["error"]["where"]) == (2, "--attn-implementation")

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import qkedit
+from qkedit.demo import SMALL_DEMO
 from qkedit.plugins.core.modules import model_in
 
 FUNCTIONS: dict[str, Callable[[Any], Any]] = {
@@ -23,7 +24,7 @@ FUNCTIONS: dict[str, Callable[[Any], Any]] = {
 
 
 def test_both_kinds_of_models_give_equal_results() -> None:
-    demo = qkedit.load("demo")
+    demo = qkedit.load(SMALL_DEMO)
     assert model_in(demo) is model_in(demo.model) is demo.model
     assert torch.equal(qkedit.product_of(demo, 2).S, qkedit.product_of(demo.model, 2).S)
     assert qkedit.sink_of(demo).sha256 == qkedit.sink_of(demo.model).sha256
@@ -37,7 +38,7 @@ def test_both_kinds_of_models_give_equal_results() -> None:
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-@pytest.mark.parametrize("given", [None, "demo", nn.Linear(2, 2)], ids=lambda given: type(given).__name__)
+@pytest.mark.parametrize("given", [None, SMALL_DEMO, nn.Linear(2, 2)], ids=lambda given: type(given).__name__)
 def test_other_objects_are_refused_in_one_sentence(name: str, given: object) -> None:
     with pytest.raises(qkedit.QkeditError, match=rf"^model: {type(given).__name__} is not a model of transformers;"):
         FUNCTIONS[name](given)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import qkedit
+from qkedit.demo import SMALL_DEMO
 from qkedit.errors import UnsupportedForm, UsageError
 from qkedit.runtime.editing import edit_as_stored
 from qkedit.runtime.generation import load
@@ -91,15 +92,15 @@ def test_a_protected_edit_keeps_the_logits_of_the_sink() -> None:
 def test_a_protected_run_equals_the_edit_in_memory_and_records_the_sink(tmp_path: Path) -> None:
     model = demo_model().model
     sink = sink_of(model)
-    report = qkedit.steer("demo", out=tmp_path / "out", layers="2,5", protect="sink:3", sink=sink, fsync=False)
+    report = qkedit.steer(SMALL_DEMO, out=tmp_path / "out", layers="2,5", protect="sink:3", sink=sink, fsync=False)
     recorded = read_manifest(tmp_path / "out").options
     assert recorded is not None
     assert recorded.protect is not None
     assert (recorded.protect.directions, recorded.protect.token) == (3, sink.token)
     assert recorded.protect.sha256 == sink.sha256
-    assert qkedit.verify(tmp_path / "out", base="demo").mismatches == ()
+    assert qkedit.verify(tmp_path / "out", base=SMALL_DEMO).mismatches == ()
     written, before = load(str(tmp_path / "out"), dtype="float32").model, weights_of(model)
-    plan = plan_for("demo", SteerOptions("2,5", suppression=Suppression(), device="cpu", protect=3))
+    plan = plan_for(SMALL_DEMO, SteerOptions("2,5", suppression=Suppression(), device="cpu", protect=3))
     with edit_as_stored(model, plan) as edit:
         assert differing(weights_of(written), model) == set()
     assert [head.suppressed for record in edit.records for head in record.heads] == [
@@ -110,15 +111,15 @@ def test_a_protected_run_equals_the_edit_in_memory_and_records_the_sink(tmp_path
 
 def test_invalid_requests_to_protect_the_sink_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="found by a run of the model"):
-        run_plan(plan_for("demo", SteerOptions(protect=2)), OutputOptions(tmp_path / "out"))
+        run_plan(plan_for(SMALL_DEMO, SteerOptions(protect=2)), OutputOptions(tmp_path / "out"))
     with pytest.raises(UsageError, match="'sunk' cannot be protected"):
-        qkedit.steer("demo", out=tmp_path / "out", protect="sunk")
+        qkedit.steer(SMALL_DEMO, out=tmp_path / "out", protect="sunk")
     with pytest.raises(UsageError, match="symmetric channel cannot protect"):
         SteerOptions(suppression=Suppression(channel="symmetric"), protect=2)
     with pytest.raises(UsageError, match="all would be protected"):
-        plan_for("demo", SteerOptions(protect=512))
+        plan_for(SMALL_DEMO, SteerOptions(protect=512))
     with pytest.raises(UsageError, match="no index-matched control exists"):
-        plan_for("demo", SteerOptions(suppression=Suppression(k=15, control="index"), protect=4))
+        plan_for(SMALL_DEMO, SteerOptions(suppression=Suppression(k=15, control="index"), protect=4))
     assert not (tmp_path / "out").exists()
 
 
@@ -132,8 +133,8 @@ def test_a_model_without_a_first_token_is_refused() -> None:
 
 
 def test_inspect_shows_spectra_without_the_protected_directions() -> None:
-    whole = qkedit.inspect("demo", layers=2).layers[0].heads
-    rest = qkedit.inspect("demo", layers=2, protect="sink:3").layers[0].heads
+    whole = qkedit.inspect(SMALL_DEMO, layers=2).layers[0].heads
+    rest = qkedit.inspect(SMALL_DEMO, layers=2, protect="sink:3").layers[0].heads
     for before, after in zip(whole, rest, strict=True):
         assert after.rank == before.rank - 3
         assert all(

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from qkedit.demo.scenes import with_article
+from qkedit.demo.worlds import SMALL
 from qkedit.errors import CheckpointError, QkeditError
 from qkedit.laboratory import experiment, measures
 from qkedit.laboratory.arms import BASE, Arm
@@ -29,7 +30,7 @@ from qkedit.laboratory.worker import JobResult, ModelSpec
 from tests.scripts.loading import SCRIPTS, load_script
 
 eval_set_about = cache(make_eval_set)
-FORTY = SceneRange(40, seed=5)
+FORTY = SceneRange(40, seed=5, world=SMALL.name)
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def inventing(eval_set: EvalSet, share: float) -> EvalSetAnswers:
 
 def grid() -> SweepSettings:
     return SweepSettings(
-        model="demo",
+        model="demo-small",
         weights="",
         dtype="float32",
         device="cpu",
@@ -135,11 +136,11 @@ def test_of_three_pairs_the_second_is_in_the_middle(document: Callable[[str], Mo
 
 def test_pairs_of_layers_are_those_of_the_model(monkeypatch: pytest.MonkeyPatch, document: Any) -> None:
     script = load_script("laboratory")
-    assert script.layer_pairs("demo-crowded") == ("0-1", "2-3", "4-5")
+    assert script.layer_pairs("demo") == ("0-1", "2-3", "4-5")
     for count, last in ((7, "4-6"), (8, "6-7")):
         monkeypatch.setattr(script, "attention_stack", lambda checkpoint, n=count: SimpleNamespace(layers=range(n)))
-        assert script.layer_pairs("demo-crowded")[-1] == last
-        assert script.layer_pairs("demo-crowded")[:2] == ("0-1", "2-3")
+        assert script.layer_pairs("demo")[-1] == last
+        assert script.layer_pairs("demo")[:2] == ("0-1", "2-3")
 
 
 def test_numbers_of_modes_whose_controls_cannot_be_stored_are_left_out(
@@ -156,12 +157,12 @@ def test_numbers_of_modes_whose_controls_cannot_be_stored_are_left_out(
     monkeypatch.setattr(storable, "load", lambda *_, **__: SimpleNamespace(model=None))
     monkeypatch.setattr(storable, "make_plan", lambda checkpoint, steer: steer)
     monkeypatch.setattr(storable, "edit_as_stored", edited)
-    found = storable.with_storable_ks(grid(), ModelSpec("demo"))
+    found = storable.with_storable_ks(grid(), ModelSpec("demo-small"))
     assert (found.ks, found.layers, found.seeds) == ((1,), grid().layers, grid().seeds)
     assert storable.left_out_sentence((1, 2), (1,)).startswith(" k 2 is left out")
     assert storable.left_out_sentence((1, 2), (1, 2)) == ""
     with pytest.raises(QkeditError, match="no number of modes"):
-        storable.with_storable_ks(replace(grid(), ks=(2,)), ModelSpec("demo"))
+        storable.with_storable_ks(replace(grid(), ks=(2,)), ModelSpec("demo-small"))
 
 
 def test_contrasts_pool_all_their_cells(document: Callable[[str], ModuleType]) -> None:
@@ -188,7 +189,7 @@ def test_the_document_is_complete(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setattr(measures, "RESAMPLES", 50)
     script = load_script("laboratory")
     monkeypatch.setattr(script, "KS", (1,))
-    sizes = ["--scenes", "4", "--swept", "4", "--seeds", "1", "--workers", "1"]
+    sizes = ["--model", "demo-small", "--scenes", "4", "--swept", "4", "--seeds", "1", "--workers", "1"]
     monkeypatch.setattr(
         sys, "argv", ["laboratory", "--work", str(tmp_path / "work"), "--docs", str(tmp_path / "docs"), *sizes]
     )

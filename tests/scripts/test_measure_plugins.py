@@ -16,6 +16,6 @@ def test_every_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line[0] for line in norms[2:]] == ["attention", "uniform"]
     # The values of a synthetic scene on which the choice of z-scores is based.
     assert [line[1] for line in kernel[2:]] == ["556", "246", "344"]
-    assert mixes[2][0] == "demo, true depth"
+    assert mixes[2][0] == "demo-small, true depth"
     assert [line[0] for line in coherence[2:]] == ["without", "with dscr"]
     assert coherence[2][1:3] == coherence[3][1:3]  # layers before the first refined one

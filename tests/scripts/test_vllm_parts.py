@@ -101,7 +101,7 @@ def test_every_named_part_exists_once(script: ModuleType) -> None:
     assert all((SCRIPTS / "vllm" / part.script).is_file() for part in (*parts, *script.QUICK))
     compared = [part.options[1].split(",") for part in script.COMPARED if part.name.startswith("families")]
     assert sorted(name for names in compared for name in names) == sorted(
-        ["demo", *load_script("checkpoints").FAMILIES]
+        ["demo-small", *load_script("checkpoints").FAMILIES]
     )
     bound = [part for part in script.COMPARED if part.environment["VLLM_CPU_OMP_THREADS_BIND"] != "nobind"]
     assert not bound  # two parts must not be bound to the same core

@@ -22,7 +22,7 @@ def test_a_row_per_model_with_its_largest_difference() -> None:
     script = load_script("write_results")
     plain = {"difference": 1e-6, "36 at once": 3e-6, "effect": 0.0}
     edited = {"difference": 1e-6, "36 at once": 2e-6, "switched off": 4e-6, "effect": 0.5}
-    models = {"demo": {"no plug-in": plain, "SCR": edited}}
+    models = {"demo-small": {"no plug-in": plain, "SCR": edited}}
     results = {
         "families-1": {"ranks": 1, "compiled": False, "models": models},
         "compiled": {"ranks": 1, "compiled": True, "models": models},
@@ -32,9 +32,9 @@ def test_a_row_per_model_with_its_largest_difference() -> None:
     assert head == "| | no plug-in | SCR | least effect |"
     values = "3.0e-06 | 4.0e-06 | 0.5 |"
     assert rows == [
-        f"| LLaVA-1.5 (the demo) | {values}",
-        f"| LLaVA-1.5 (the demo), compiled | {values}",
-        f"| LLaVA-1.5 (the demo), 2 tensor-parallel ranks | {values}",
+        f"| LLaVA-1.5 (demo-small) | {values}",
+        f"| LLaVA-1.5 (demo-small), compiled | {values}",
+        f"| LLaVA-1.5 (demo-small), 2 tensor-parallel ranks | {values}",
     ]
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from qkedit.demo import SMALL_DEMO
 from qkedit.demo.files import write_scenes
 from qkedit.demo.scenes import make_scenes
+from qkedit.demo.worlds import SMALL
 from qkedit.plugins.settings import PluginSettings
 from qkedit.runtime.generation import load
 from qkedit.serving.openai_server import build_application
@@ -28,15 +30,15 @@ def answers(out: Path) -> dict[str, str]:
 
 
 def test_evaluating_a_server_equals_evaluating_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_scenes(list(make_scenes(2, seed=1)), tmp_path / "scenes")
+    write_scenes(list(make_scenes(2, seed=1, world=SMALL)), tmp_path / "scenes")
     request = ("--data", tmp_path / "scenes", "--images", tmp_path / "scenes" / "images", "-b", "pope.random")
     request = (*request, "--limit", "5", "--max-new-tokens", "4", "--json")
     plugin = ("--plugin", "scr:layers=0-1,sources=4")
-    local = qkedit("eval", "demo", *request, *LOCAL, *plugin, "--out", tmp_path / "local")
+    local = qkedit("eval", SMALL_DEMO, *request, *LOCAL, *plugin, "--out", tmp_path / "local")
     assert local.code == 0, local.stdout
-    loaded = load("demo", device="cpu", dtype="float32")
+    loaded = load(SMALL_DEMO, device="cpu", dtype="float32")
     settings = [PluginSettings("scr", {"layers": "0-1", "sources": 4})]
-    model = ServedModel("demo", loaded, PluginSwitch(loaded.model, settings))
+    model = ServedModel(SMALL_DEMO, loaded, PluginSwitch(loaded.model, settings))
     with serving_in_a_thread(build_application(model, ImagePolicy(), api_key=KEY)) as url:
         served = ("eval", "--endpoint", url, *request, "--concurrency", "2", "--out", tmp_path / "served")
         monkeypatch.delenv("QKEDIT_API_KEY", raising=False)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from qkedit.demo import SMALL_DEMO
 from qkedit.serving import openai_server, serving_packages
 from qkedit.serving.http.middleware import LOCAL_NAMES
 from qkedit.serving.limits import Limits
@@ -102,6 +103,6 @@ def test_a_used_port_is_refused_before_the_model_is_loaded(served: list[Any]) ->
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving_packages, "PACKAGES", ("openai", "no_such_package"))
-    assert qkedit("serve", "demo").sentence() == (
+    assert qkedit("serve", SMALL_DEMO).sentence() == (
         "qkedit serve: the package no_such_package is not installed; install it with `pip install 'qkedit[serve]'`."
     )

@@ -7,17 +7,18 @@ from pathlib import Path
 import pytest
 
 from qkedit.checkpoint.manifest_file import Manifest
+from qkedit.demo import SMALL_DEMO
 from qkedit.steering.base import Base, chosen_base, named_base, recorded_base
 from tests.steering.manifests import of_base
 
 COMMIT, HUB_ID, ALIAS = "c" * 40, "Qwen/Qwen2-VL-7B-Instruct", "qwen2-vl"
 
-OF_HUB, OF_DEMO, OF_DIRECTORY = of_base(HUB_ID, COMMIT), of_base("demo", None), of_base("model", None)
+OF_HUB, OF_DEMO, OF_DIRECTORY = of_base(HUB_ID, COMMIT), of_base(SMALL_DEMO, None), of_base("model", None)
 
 
 def test_a_manifest_names_hub_models_and_the_demo() -> None:
     assert recorded_base(OF_HUB) == chosen_base(OF_HUB, None, None) == Base(HUB_ID, COMMIT)
-    assert recorded_base(OF_DEMO) == chosen_base(OF_DEMO, None, None) == Base("demo", None)
+    assert recorded_base(OF_DEMO) == chosen_base(OF_DEMO, None, None) == Base(SMALL_DEMO, None)
     for other in (OF_DIRECTORY, of_base("./demo", None)):
         assert recorded_base(other) is None
         assert chosen_base(other, None, None) is None

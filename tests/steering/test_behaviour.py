@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from qkedit.api.editing import steer
-from qkedit.demo import demo_checkpoint
+from qkedit.demo import SMALL_DEMO, demo_checkpoint
 from tests.spectral.oracle import modes
 from tests.steering.checkpoints import same_bits
 from tests.steering.conftest import TinyCheckpoint
@@ -113,13 +113,13 @@ def test_the_edited_demo_describes_an_image(tmp_path: Path) -> None:
     from PIL import Image
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    steer("demo", out=tmp_path / "edited", layers="2-5", fsync=False)
+    steer(SMALL_DEMO, out=tmp_path / "edited", layers="2-5", fsync=False)
     processor = AutoProcessor.from_pretrained(tmp_path / "edited")
     conversation = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}]
     prompt = processor.apply_chat_template(conversation, add_generation_prompt=True)
     inputs = processor(images=Image.new("RGB", (56, 56), "red"), text=prompt, return_tensors="pt")
     scores = []
-    for directory in (demo_checkpoint(), tmp_path / "edited"):
+    for directory in (demo_checkpoint(SMALL_DEMO), tmp_path / "edited"):
         model = AutoModelForImageTextToText.from_pretrained(directory).eval()
         with torch.no_grad():
             scores.append(model(**inputs).logits)

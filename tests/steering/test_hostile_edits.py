@@ -17,6 +17,7 @@ from torch import Tensor
 import qkedit
 from qkedit.api.editing import steer
 from qkedit.checkpoint.manifest_file import Manifest
+from qkedit.demo import SMALL_DEMO
 from qkedit.errors import CheckpointError, QkeditError, UsageError
 from qkedit.report.strength import energy_sentence
 from qkedit.steering.apply import apply_edits, interpolate_edit, merge_edits
@@ -138,10 +139,10 @@ def test_verify_checks_heads_that_are_not_listed(base: Path, tmp_path: Path, lay
 
 
 def test_edits_of_a_loaded_model_are_checked_too(tmp_path: Path) -> None:
-    loaded = qkedit.load("demo")
+    loaded = qkedit.load(SMALL_DEMO)
     before = {name: value.clone() for name, value in loaded.model.named_parameters()}
-    steer("demo", out=tmp_path / "edit", layers="2", heads="0", k=2, layout="delta", fsync=False)
-    stored = tensors_of(qkedit.demo.demo_checkpoint())
+    steer(SMALL_DEMO, out=tmp_path / "edit", layers="2", heads="0", k=2, layout="delta", fsync=False)
+    stored = tensors_of(qkedit.demo.demo_checkpoint(SMALL_DEMO))
     key = next(name for name in stored if name.endswith("layers.2.self_attn.k_proj.weight"))
 
     def other_head(name: str, value: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from qkedit.checkpoint.io.ownership import files_standing_in
 from qkedit.checkpoint.io.source import LocalFiles
 from qkedit.checkpoint.manifest_file import Lineage, Manifest, part_of
 from qkedit.cli.bases import base_for
+from qkedit.demo import SMALL_DEMO
 from qkedit.inspection.comparison import base_of
 from qkedit.steering.base import Base
 from qkedit.steering.manifest import read_manifest
@@ -37,7 +38,7 @@ def delta(tmp_path: Path) -> Path:
 @pytest.fixture
 def full(delta: Path, tmp_path: Path) -> Path:
     """Return the full output of the delta in the format of 0.1."""
-    qkedit.apply(delta, base="demo", out=tmp_path / "full", fsync=False)
+    qkedit.apply(delta, base=SMALL_DEMO, out=tmp_path / "full", fsync=False)
     shutil.copy(delta / "qkedit.json", tmp_path / "full")
     return tmp_path / "full"
 
@@ -64,8 +65,8 @@ def test_values_are_equal_under_the_new_names(name: str) -> None:
 
 
 def test_a_delta_is_verified_and_applied(delta: Path, tmp_path: Path) -> None:
-    assert qkedit.verify(delta, base="demo").mismatches == ()
-    report = qkedit.apply(delta, base="demo", out=tmp_path / "full", fsync=False, verify=True)
+    assert qkedit.verify(delta, base=SMALL_DEMO).mismatches == ()
+    report = qkedit.apply(delta, base=SMALL_DEMO, out=tmp_path / "full", fsync=False, verify=True)
     assert report.verification is not None
     assert report.verification.mismatches == ()
     recorded = written("qkedit.json")
@@ -78,10 +79,10 @@ def test_a_delta_is_verified_and_applied(delta: Path, tmp_path: Path) -> None:
 
 def test_a_full_output_is_verified_against_its_base(full: Path) -> None:
     result = qkedit.verify(full)
-    assert (result.compared_with_base, result.mismatches) == ("demo", ())
-    assert base_of(open_checkpoint(LocalFiles(full))).files.name == "demo"
-    assert base_for(str(full), None, None) == Base("demo", None)
-    assert [difference.name for difference in qkedit.diff("demo", full)] == [read_manifest(full).tensors[0].name]
+    assert (result.compared_with_base, result.mismatches) == (SMALL_DEMO, ())
+    assert base_of(open_checkpoint(LocalFiles(full))).files.name == SMALL_DEMO
+    assert base_for(str(full), None, None) == Base(SMALL_DEMO, None)
+    assert [difference.name for difference in qkedit.diff(SMALL_DEMO, full)] == [read_manifest(full).tensors[0].name]
 
 
 def test_a_full_output_is_replaced_like_by_that_version(full: Path) -> None:
@@ -89,7 +90,7 @@ def test_a_full_output_is_replaced_like_by_that_version(full: Path) -> None:
     standing = files_standing_in(full)
     assert (standing.others, standing.changed) == ((), ())
     assert "README.md" in standing.ours
-    qkedit.steer("demo", out=full, layers="3", overwrite=True, fsync=False)
+    qkedit.steer(SMALL_DEMO, out=full, layers="3", overwrite=True, fsync=False)
     assert read_manifest(full).history == ()
 
 
@@ -100,4 +101,4 @@ def test_a_second_edit_keeps_the_first_manifest_verbatim(full: Path, tmp_path: P
     assert read_manifest(tmp_path / "again").history == (first,)
     lineage = part_of((tmp_path / "again" / "qkedit.json").read_bytes(), Lineage)
     assert lineage is not None
-    assert [lineage.base.model, *(step.base.model for step in lineage.history)] == ["full", "demo"]
+    assert [lineage.base.model, *(step.base.model for step in lineage.history)] == ["full", SMALL_DEMO]

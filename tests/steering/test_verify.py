@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from qkedit.api.editing import steer
 from qkedit.checkpoint.io.source import LocalFiles
-from qkedit.demo import DEMOS
+from qkedit.demo import DEMOS, SMALL_DEMO
 from qkedit.errors import CheckpointError
 from qkedit.steering.verify import Verification, verify
 from tests.steering.checkpoints import INDEX, key_name, query_name, tensors_of, weights, write
@@ -222,7 +222,7 @@ def test_another_base_is_a_mismatch(output: Output, tmp_path: Path) -> None:
     other = write(tmp_path / "other", tensors)
     for directory in (output.directory, output.delta):
         assert f"base: {PLANNED}: SHA-256 differs" in names(verify(directory, base=str(other)))
-    found = names(verify(output.directory, base="demo"))
+    found = names(verify(output.directory, base=SMALL_DEMO))
     assert f"base: {PLANNED}: dtype or shape differs" in found or f"base: {PLANNED}: missing" in found
 
 

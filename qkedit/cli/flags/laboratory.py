@@ -25,7 +25,7 @@ SceneSeedOption = Annotated[
     flag(
         "--scene-seed",
         panel=SCENES,
-        help="Seed of the scenes; the demo model was not trained on those of the default seed.",
+        help="Seed of the scenes; the demo models were not trained on those of the default seed.",
     ),
 ]
 WorldOption = Annotated[
@@ -33,7 +33,7 @@ WorldOption = Annotated[
     flag(
         "--world",
         panel=SCENES,
-        help="World of the scenes: small or crowded; by default that of the embedded model, else small.",
+        help="World of the scenes: small or crowded; by default small for demo-small, else crowded.",
     ),
 ]
 SeedsOption = Annotated[int, flag("--seeds", panel=SCENES, help="Random controls per edit, one for each seed from 0.")]

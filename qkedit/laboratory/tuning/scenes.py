@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from qkedit.demo.scenes import CAPTION_PROMPT
-from qkedit.demo.worlds import SMALL
 from qkedit.errors import UsageError
 from qkedit.evaluation.files.records import Score
 from qkedit.laboratory.eval_set import EvalSet, SceneRange, make_eval_set
@@ -52,8 +51,7 @@ class SceneData:
     @property
     def described(self) -> str:
         """The questions in words."""
-        world = "demo" if self._scenes.world == SMALL.name else f"{self._scenes.world} world"
-        return f"{self._scenes.count} scenes of the {world}"
+        return f"{self._scenes.count} scenes of the {self._scenes.world} world"
 
     def identity(self) -> dict[str, Any]:
         """See `TuningData`."""

@@ -1,1 +1,1 @@
-"""Train the miniature model of `--model demo`: its files, its data, its two stages, and its record."""
+"""Train a miniature model, `demo` or `demo-small`: its files, its data, its two stages, and its record."""

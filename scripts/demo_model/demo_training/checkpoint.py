@@ -126,15 +126,15 @@ print(processor.decode(model.generate(**inputs)[0], skip_special_tokens=True))
 # The parts of the card's example that depend on the world.
 _EXAMPLES = {
     SMALL.name: {
+        "imports": "from qkedit.demo import SMALL_DEMO, demo_checkpoint\n"
+        "from qkedit.demo.scenes import make_scene\nfrom qkedit.demo.worlds import SMALL",
+        "directory": "demo_checkpoint(SMALL_DEMO)",
+        "scene": "seed=1, number=0, world=SMALL",
+    },
+    CROWDED.name: {
         "imports": "from qkedit.demo import demo_checkpoint\nfrom qkedit.demo.scenes import make_scene",
         "directory": "demo_checkpoint()",
         "scene": "seed=1, number=0",
-    },
-    CROWDED.name: {
-        "imports": "from qkedit.demo import CROWDED_DEMO, demo_checkpoint\n"
-        "from qkedit.demo.scenes import make_scene\nfrom qkedit.demo.worlds import CROWDED",
-        "directory": "demo_checkpoint(CROWDED_DEMO)",
-        "scene": "seed=1, number=0, world=CROWDED",
     },
 }
 

@@ -14,7 +14,7 @@ from fuzzing.target import Finding, Outcome, Target
 PATHS = (
     "/health",
     "/v1/models",
-    "/v1/models/demo",
+    "/v1/models/demo-small",
     "/metrics",
     "/v1/chat/completions",
     "/",

@@ -18,7 +18,7 @@ from qkedit.checkpoint.checkpoint import open_checkpoint
 from qkedit.checkpoint.hub import files as hub_module
 from qkedit.checkpoint.hub.files import HubFiles
 from qkedit.checkpoint.io.source import CheckpointFiles
-from qkedit.demo import demo_checkpoint
+from qkedit.demo import SMALL_DEMO, demo_checkpoint
 from qkedit.errors import CheckpointError
 from tests.fake_hub import COMMIT, FakeHub, Faults, serve_hub
 
@@ -98,11 +98,11 @@ def test_several_threads_may_read_at_once(hub: FakeHub, cache: Path) -> None:
 
 
 def test_opening_a_checkpoint_fetches_config_index_and_headers_only(hub: FakeHub, cache: Path) -> None:
-    with serve_hub(demo_checkpoint(), "org/model") as demo:
+    with serve_hub(demo_checkpoint(SMALL_DEMO), "org/model") as demo:
         files = opened(demo, cache)
         checkpoint = open_checkpoint(files)
     headers = 0
-    for shard in demo_checkpoint().glob("*.safetensors"):
+    for shard in demo_checkpoint(SMALL_DEMO).glob("*.safetensors"):
         headers += 8 + int.from_bytes(shard.read_bytes()[:8], "little")
     sizes = files.sizes()
     assert len(checkpoint.shards) >= 2

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qkedit.checkpoint.io.source import CheckpointFiles, LocalFiles, check_name
+from qkedit.demo import SMALL_DEMO
 from qkedit.errors import CheckpointError
 
 CONTENT = bytes(range(256)) * 40
@@ -40,7 +41,7 @@ def test_the_name_does_not_depend_on_the_path_to_the_directory(
 ) -> None:
     monkeypatch.chdir(directory)
     assert LocalFiles(".").name == LocalFiles(directory).name == "some-model"
-    assert LocalFiles(directory, name="demo").name == "demo"
+    assert LocalFiles(directory, name=SMALL_DEMO).name == SMALL_DEMO
     assert LocalFiles(directory).revision is None
 
 

@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 
 import qkedit as library
-from qkedit.demo.scenes import HELD_OUT_SEED, KINDS, Scene, make_scenes
+from qkedit.demo import SMALL_DEMO
+from qkedit.demo.scenes import HELD_OUT_SEED, Scene, make_scenes
+from qkedit.demo.worlds import SMALL
 from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.attention.diagnosis import AttentionDiagnosis, Shares
 from qkedit.evaluation.attention.measure import diagnose
@@ -28,19 +30,19 @@ LAYERS = (1, 2, 3, 4)  # 5 to 17 of 32 in 8
 
 @pytest.fixture(scope="module")
 def scenes() -> tuple[Scene, ...]:
-    return tuple(make_scenes(SCENES, HELD_OUT_SEED))
+    return tuple(make_scenes(SCENES, HELD_OUT_SEED, world=SMALL))
 
 
 @pytest.fixture(scope="module")
 def found() -> AttentionDiagnosis:
     """Return the diagnosis, measured in batches of three and one."""
-    return library.attention("demo", scenes=SCENES, batch_size=3, dtype="float32")
+    return library.attention(SMALL_DEMO, scenes=SCENES, batch_size=3, dtype="float32")
 
 
 @pytest.fixture(scope="module")
 def eager(scenes: tuple[Scene, ...]) -> dict[str, list[torch.Tensor]]:
     """Return attention rows by kind of token and group, `[layers, groups]`; the demo's words are single tokens."""
-    loaded = load("demo", dtype="float32", attn_implementation="eager")
+    loaded = load(SMALL_DEMO, dtype="float32", attn_implementation="eager")
     rows: dict[str, list[torch.Tensor]] = defaultdict(list)
     for scene in scenes:
         inputs = request_inputs(loaded, [Image.fromarray(scene.image)], CAPTION_PROMPT)
@@ -57,7 +59,7 @@ def eager(scenes: tuple[Scene, ...]) -> dict[str, list[torch.Tensor]]:
             row = torch.stack([torch.stack([one[first:end].sum() for first, end in groups]) for one in mean])
             word = loaded.processor.decode([token]).strip()
             rows["tokens"].append(row)
-            if word in KINDS:
+            if word in SMALL.kinds:
                 rows["true" if word in scene.kinds else "hallucinated"].append(row)
     return rows
 
@@ -99,10 +101,10 @@ def test_the_first_column_can_be_left_out() -> None:
 
 
 def test_edits_and_plug_ins_are_active_during_the_measurement(tmp_path: Path, found: AttentionDiagnosis) -> None:
-    library.steer("demo", out=tmp_path / "edit", layers="2-5", k=8, layout="delta")
+    library.steer(SMALL_DEMO, out=tmp_path / "edit", layers="2-5", k=8, layout="delta")
     how: dict[str, Any] = {"scenes": SCENES, "dtype": "float32"}
-    raised = library.attention("demo", plugins=["pai-attention:alpha=3,layers=4"], **how)
-    edited = library.attention("demo", edits=[tmp_path / "edit"], **how)
+    raised = library.attention(SMALL_DEMO, plugins=["pai-attention:alpha=3,layers=4"], **how)
+    edited = library.attention(SMALL_DEMO, edits=[tmp_path / "edit"], **how)
     for other in (raised, edited):
         assert other.layers[4].tokens != found.layers[4].tokens
     assert raised.layers[4].tokens.image > found.layers[4].tokens.image + 0.05  # type: ignore[union-attr]
@@ -114,7 +116,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, scenes: tuple[Scene, ...]) -
     place = tmp_path_factory.mktemp("files")
     for scene in scenes[:4]:
         Image.fromarray(scene.image).save(place / f"{scene.number}.png")
-    (place / "synonyms.txt").write_text("\n".join(KINDS) + "\n")
+    (place / "synonyms.txt").write_text("\n".join(SMALL.kinds) + "\n")
     truth = {f"{scene.number}.png": list(scene.kinds) for scene in scenes[:3]}
     (place / "scenes_gt_objects.json").write_text(json.dumps(truth))
     return place
@@ -126,8 +128,8 @@ def test_ground_truth_of_chair_gives_the_mentions_of_the_scenes(
     sources = [[files / f"{scene.number}.png"] for scene in scenes[:4]]
     asked = of_files(sources, files)
     assert [shown.truth is None for shown in asked.prompts] == [False, False, False, True]
-    told = diagnose("demo", asked, dtype="float32")
-    known = diagnose("demo", of_scenes(scenes[:3]), dtype="float32")
+    told = diagnose(SMALL_DEMO, asked, dtype="float32")
+    known = diagnose(SMALL_DEMO, of_scenes(scenes[:3]), dtype="float32")
     assert (told.answers, told.without_truth, known.without_truth) == (4, 1, 0)
     assert [(one.object, one.hallucinated, one.place) for one in told.mentions or ()] == [
         (one.object, one.hallucinated, one.place) for one in known.mentions or () if one.text != "bus"
@@ -138,7 +140,7 @@ def test_a_prompt_may_have_several_images(files: Path) -> None:
     both = of_files([[files / "0.png", files / "1.png"]])
     (shown,) = both.prompts
     assert (shown.name, shown.truth) == ("0.png + 1.png", None)
-    found = diagnose("demo", both, max_new_tokens=3, dtype="float32")
+    found = diagnose(SMALL_DEMO, both, max_new_tokens=3, dtype="float32")
     assert (found.answers, found.mentions, found.auroc) == (1, None, None)
 
 
@@ -147,18 +149,18 @@ def test_images_outside_the_ground_truth_are_refused(language: Path, files: Path
     with pytest.raises(UsageError, match="knows none of the 1 image"):
         of_files([[tmp_path / "stranger.png"]], files)
     with pytest.raises(QkeditError):
-        diagnose("demo", of_files([[files / "synonyms.txt"]]))
+        diagnose(SMALL_DEMO, of_files([[files / "synonyms.txt"]]))
 
 
 def test_the_command_prints_plots_and_writes_the_shares(files: Path, tmp_path: Path) -> None:
     plot = tmp_path / "attention.png"
-    result = qkedit("attention", "demo", "--scenes", "2", "--plot", plot, *HOW)
+    result = qkedit("attention", SMALL_DEMO, "--scenes", "2", "--plot", plot, *HOW)
     assert result.code == 0
     assert max(map(len, result.stdout.splitlines())) <= 80 or plot.name in result.stdout.splitlines()[-1]
     lines = [line.split() for line in result.stdout.splitlines()]
     assert sum(line[:1] == ["layer"] for line in lines) == 3
     assert Image.open(plot).size[0] > 1000
-    document = qkedit("attention", "demo", "--scenes", "2", "--json", *HOW).document
+    document = qkedit("attention", SMALL_DEMO, "--scenes", "2", "--json", *HOW).document
     rows = [line for line in lines if line[:1] and line[0].isdigit()][:8]
     for row, layer in zip(rows, document["layers"], strict=False):
         shares = layer["tokens"]
@@ -166,7 +168,7 @@ def test_the_command_prints_plots_and_writes_the_shares(files: Path, tmp_path: P
         shown += [shares["without_first"][name] for name in ("before", "image", "behind", "generated")]
         assert [f"{100 * share:.1f}" for share in shown] == [*row[1:6], *row[7:]]
     assert document["visual_attention_ratio"]["layers"] == list(LAYERS)
-    shown = qkedit("attention", "demo", "--image", files / "0.png", "--max-new-tokens", "2", *HOW)
+    shown = qkedit("attention", SMALL_DEMO, "--image", files / "0.png", "--max-new-tokens", "2", *HOW)
     assert "mention" not in shown.stdout
 
 
@@ -182,6 +184,6 @@ def test_the_command_prints_plots_and_writes_the_shares(files: Path, tmp_path: P
     ],
 )
 def test_invalid_requests_are_refused(arguments: tuple[str, ...], sentence: str) -> None:
-    result = qkedit("attention", "demo", *arguments)
+    result = qkedit("attention", SMALL_DEMO, *arguments)
     assert result.code == 2
     assert sentence in result.sentence()

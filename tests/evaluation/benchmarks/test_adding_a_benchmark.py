@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from qkedit.cli import completion
+from qkedit.demo import SMALL_DEMO
 from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.benchmarks.registry import ENTRY_POINTS, benchmark_named, benchmark_names
 from tests.cli.command import qkedit
@@ -105,7 +106,7 @@ def test_a_new_benchmark_is_scored_compared_and_gated(data: Path) -> None:
 def test_a_model_answers_a_new_benchmark(data: Path, tmp_path: Path) -> None:
     for number in range(20):
         Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / f"{number}.png")
-    words = ("eval", "demo", "-b", "counting", "--data", data, "--images", tmp_path, "--out", tmp_path / "run")
+    words = ("eval", SMALL_DEMO, "-b", "counting", "--data", data, "--images", tmp_path, "--out", tmp_path / "run")
     result = qkedit(*words, "--limit", "2", "--max-new-tokens", "2", "--device", "cpu", "--json")
     assert result.document["results"][0]["n"] == 2
 

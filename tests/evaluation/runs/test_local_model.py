@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qkedit.api.editing import steer
+from qkedit.demo import SMALL_DEMO
 from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.runs.backend import EvalRequest
 from qkedit.evaluation.runs.local_model import LocalModel, batches
@@ -52,14 +53,14 @@ def test_batches_hold_similar_requests_in_order(kinds: list[tuple[bool, int]], s
 def test_answers_equal_those_of_single_requests(tmp_path: Path) -> None:
     images = write_images(tmp_path)
     requests = [ask(0, images / "0.png"), ask(1, images / "0.png"), ask(2), ask(3, images / "2.png")]
-    model = LocalModel("demo", dtype="float32", batch_size=2)
+    model = LocalModel(SMALL_DEMO, dtype="float32", batch_size=2)
     with model.session() as session:
         found = list(session.answers(requests))
         assert session.observed["dtype"] == "float32"
         assert session.observed["attention"] == "sdpa"
         assert "max_new_tokens" in session.observed["generation_config"]
         assert session.warnings == []
-    demo = load("demo", dtype="float32")
+    demo = load(SMALL_DEMO, dtype="float32")
     for one, (asked, reply) in zip(requests, found, strict=True):
         shown = [] if one.image is None else [read_image(one.image)]
         assert asked is one
@@ -68,9 +69,11 @@ def test_answers_equal_those_of_single_requests(tmp_path: Path) -> None:
 
 def test_an_answer_of_the_maximum_length_has_the_finish_reason_length(tmp_path: Path) -> None:
     write_images(tmp_path)
-    whole = respond(load("demo", dtype="float32"), [read_image(tmp_path / "0.png")], "what is 0", max_new_tokens=64)
+    whole = respond(
+        load(SMALL_DEMO, dtype="float32"), [read_image(tmp_path / "0.png")], "what is 0", max_new_tokens=64
+    )
     assert not whole.is_cut
-    with LocalModel("demo", dtype="float32").session() as session:
+    with LocalModel(SMALL_DEMO, dtype="float32").session() as session:
         # The answer with its end token fits exactly; with one token less it does not.
         for length, reason in ((whole.tokens, "stop"), (whole.tokens - 1, "length")):
             ((_, reply),) = session.answers([ask(0, tmp_path / "0.png", length)])
@@ -78,13 +81,13 @@ def test_an_answer_of_the_maximum_length_has_the_finish_reason_length(tmp_path: 
 
 
 def test_the_identity_contains_dtype_device_and_plugins() -> None:
-    identity = LocalModel("demo").identity()
-    assert LocalModel("demo", batch_size=3, device="cpu").identity() == identity
-    assert LocalModel("demo", device="cuda:1").identity() == LocalModel("demo", device="cuda:0").identity()
+    identity = LocalModel(SMALL_DEMO).identity()
+    assert LocalModel(SMALL_DEMO, batch_size=3, device="cpu").identity() == identity
+    assert LocalModel(SMALL_DEMO, device="cuda:1").identity() == LocalModel(SMALL_DEMO, device="cuda:0").identity()
     for other in (
-        LocalModel("demo", device="cuda"),
-        LocalModel("demo", dtype="float32"),
-        LocalModel("demo", plugins=(PluginSettings("scr"),)),
+        LocalModel(SMALL_DEMO, device="cuda"),
+        LocalModel(SMALL_DEMO, dtype="float32"),
+        LocalModel(SMALL_DEMO, plugins=(PluginSettings("scr"),)),
     ):
         assert other.identity() != identity
 
@@ -113,7 +116,7 @@ def test_warnings_of_plugins_are_counted(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(scr.SCR, "bind", bind)
     images = write_images(tmp_path)
-    model = LocalModel("demo", dtype="float32", batch_size=2, plugins=(PluginSettings("scr", {"layers": "0"}),))
+    model = LocalModel(SMALL_DEMO, dtype="float32", batch_size=2, plugins=(PluginSettings("scr", {"layers": "0"}),))
     with model.session() as session:
         list(session.answers([ask(place, images / "0.png") for place in range(5)]))
         assert list(session.warnings) == ["scr warned at 3 batches, at the first: little is left (0)"]
@@ -121,7 +124,7 @@ def test_warnings_of_plugins_are_counted(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_batch_too_large_for_the_device_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = write_images(tmp_path)
-    with LocalModel("demo", dtype="float32", batch_size=2).session() as session:
+    with LocalModel(SMALL_DEMO, dtype="float32", batch_size=2).session() as session:
 
         def generate(**inputs: Any) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -135,7 +138,7 @@ def test_a_prompt_with_an_image_placeholder_is_refused_before_the_first_answer()
     held = replace(ask(7), prompt="<image>\nwhat is it")
     with (
         pytest.raises(UsageError, match=r"^pope\.random, question 7: the prompt holds '<image>'"),
-        LocalModel("demo").session() as session,
+        LocalModel(SMALL_DEMO).session() as session,
     ):
         next(session.answers([ask(0), held]))
 
@@ -143,7 +146,7 @@ def test_a_prompt_with_an_image_placeholder_is_refused_before_the_first_answer()
 def test_invalid_plugins_are_refused_before_the_first_question() -> None:
     with (
         pytest.raises(UsageError, match="layers"),
-        LocalModel("demo", plugins=(PluginSettings("scr", {"layers": "0-99"}),)).session(),
+        LocalModel(SMALL_DEMO, plugins=(PluginSettings("scr", {"layers": "0-99"}),)).session(),
     ):
         pass
 
@@ -152,19 +155,19 @@ def test_edits_change_answers_and_identity(tmp_path: Path) -> None:
     """Answers equal those of the full output and differ from the base's; names of directories have no effect."""
     write_images(tmp_path, 1)
     steered: dict[str, Any] = {"layers": "2-5", "k": 6, "device": "cpu", "fsync": False}
-    steer("demo", out=tmp_path / "delta", layout="delta", **steered)
-    steer("demo", out=tmp_path / "full", **steered)
-    edited = LocalModel("demo", dtype="float32", edits=(str(tmp_path / "delta"),))
+    steer(SMALL_DEMO, out=tmp_path / "delta", layout="delta", **steered)
+    steer(SMALL_DEMO, out=tmp_path / "full", **steered)
+    edited = LocalModel(SMALL_DEMO, dtype="float32", edits=(str(tmp_path / "delta"),))
 
     def texts_of(model: LocalModel) -> list[str]:
         with model.session() as session:
             return [reply.text for _, reply in session.answers([ask(0, tmp_path / "0.png", 24)])]
 
     assert texts_of(edited) == texts_of(LocalModel(str(tmp_path / "full"), dtype="float32"))
-    assert texts_of(edited) != texts_of(LocalModel("demo", dtype="float32"))
-    plain, identity = LocalModel("demo", dtype="float32").identity(), edited.identity()
+    assert texts_of(edited) != texts_of(LocalModel(SMALL_DEMO, dtype="float32"))
+    plain, identity = LocalModel(SMALL_DEMO, dtype="float32").identity(), edited.identity()
     assert "edits" not in plain
     assert identity == plain | {"edits": identity["edits"]}
     shutil.copytree(tmp_path / "delta", tmp_path / "copy")
-    assert LocalModel("demo", dtype="float32", edits=(str(tmp_path / "copy"),)).identity() == identity
+    assert LocalModel(SMALL_DEMO, dtype="float32", edits=(str(tmp_path / "copy"),)).identity() == identity
     assert edited.settings["edited_with"] == [str(tmp_path / "delta")]

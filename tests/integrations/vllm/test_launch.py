@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from qkedit.demo import SMALL_DEMO
 from qkedit.errors import QkeditError, UnsupportedForm, UsageError
 from qkedit.integrations.vllm import launch
 from qkedit.integrations.vllm.families import our_architecture
@@ -243,11 +244,11 @@ def test_serve_starts_vllm_or_refuses_the_flags(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(os, "execve", execve)
     monkeypatch.setattr(launch, "find_spec", lambda name: object())
-    begin = ("serve", "demo", "--engine", "vllm", "--plugin", "scr")
+    begin = ("serve", SMALL_DEMO, "--engine", "vllm", "--plugin", "scr")
     result = qkedit(*begin, "--port", "9000", "--api-key", "secret", "--", "--max-model-len", "512")
     assert result.code == 0, result.stderr
     ((arguments, environment),) = started
-    assert value_of("--served-model-name", arguments) == "demo"
+    assert value_of("--served-model-name", arguments) == SMALL_DEMO
     assert (value_of("--port", arguments), arguments[-2:]) == ("9000", ["--max-model-len", "512"])
     assert "QkeditLlavaForConditionalGeneration" in value_of("--hf-overrides", arguments)
     assert environment["VLLM_API_KEY"] == "secret"
@@ -255,7 +256,7 @@ def test_serve_starts_vllm_or_refuses_the_flags(monkeypatch: pytest.MonkeyPatch)
 
     assert "has no effect with --engine vllm" in qkedit(*begin, "--max-body", "3").stderr
     assert qkedit(*begin, "--", "--enable-dbo").code == 2
-    assert qkedit("serve", "demo", "--", "--max-model-len", "512").code == 2
+    assert qkedit("serve", SMALL_DEMO, "--", "--max-model-len", "512").code == 2
     monkeypatch.setattr(launch, "find_spec", lambda name: None)
     assert "the package vllm is not installed" in qkedit(*begin).sentence()
     assert len(started) == 1

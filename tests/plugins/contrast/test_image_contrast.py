@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import qkedit
+from qkedit.demo import SMALL_DEMO
 from qkedit.errors import UsageError
 from qkedit.plugins.contrast.image_contrast import ImageContrast, ImageSum
 from qkedit.plugins.core.pictures import Pictures, remember_pictures
@@ -141,7 +142,7 @@ def test_unusable_second_images_and_requests_are_refused() -> None:
 
 def test_the_processor_of_the_model_prepares_the_second_image() -> None:
     """Blacken a part of an image for the embedded model; a batch equals single questions."""
-    loaded = load("demo", device="cpu", dtype="float32")
+    loaded = load(SMALL_DEMO, device="cpu", dtype="float32")
     pictures = [Image.effect_noise(size, 80).convert("RGB") for size in ((96, 60), (50, 120))]
 
     def without_centre(first: Image.Image) -> Image.Image:

@@ -12,9 +12,10 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from qkedit.checkpoint import pretrained
-from qkedit.demo import demo_checkpoint
+from qkedit.demo import SMALL_DEMO, demo_checkpoint
 from qkedit.demo.files import write_scenes
 from qkedit.demo.scenes import make_scenes
+from qkedit.demo.worlds import SMALL
 from qkedit.errors import QkeditError, UsageError
 from qkedit.images import read_image
 from qkedit.plugins.contrast import matching, salience
@@ -33,7 +34,7 @@ QUESTION = 'Is there a "red" boat in the picture?'
 
 @pytest.fixture(scope="module")
 def demo() -> LoadedModel:
-    return load("demo", device="cpu", dtype="float32")
+    return load(SMALL_DEMO, device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="module")
@@ -169,11 +170,11 @@ def test_answers_equal_those_of_a_contrast_with_the_masked_image(
 
 def test_each_arm_of_an_evaluation_equals_its_method(vit: str, blip: str, demo: LoadedModel, tmp_path: Path) -> None:
     """For AGLA, each question masks the image again."""
-    write_scenes(list(make_scenes(1, seed=1)), scenes := tmp_path / "scenes")
+    write_scenes(list(make_scenes(1, seed=1, world=SMALL)), scenes := tmp_path / "scenes")
     named = [f"oa-vcd:model={vit},share=0.4", f"agla:model={blip},layer=1"]
     places = ("--data", scenes, "--images", scenes / "images", "--out", tmp_path / "out", "--limit", "3")
     arms = ("--each", "--plugin", named[0], "--plugin", named[1], "--max-new-tokens", "2", "--device", "cpu")
-    done = qkedit("eval", "demo", "-b", "pope.random", *places, *arms, "--dtype", "float32")
+    done = qkedit("eval", SMALL_DEMO, "-b", "pope.random", *places, *arms, "--dtype", "float32")
     assert done.code == 0, done.stderr
     made = make_plugins(parse_plugins(named) or ())
     for plugin in made:
@@ -194,7 +195,7 @@ def test_unusable_image_models_are_refused(vit: str, blip: str, demo: LoadedMode
         respond(demo, [noise(8, 8)], "describe", [AGLA(blip)], max_new_tokens=1)
     with pytest.raises(UsageError, match=r"agla layer: 2 is not among the layers 0 to 1"):
         MatchingKept(blip, 2)
-    for other in (blip, str(demo_checkpoint())):
+    for other in (blip, str(demo_checkpoint(SMALL_DEMO))):
         with pytest.raises(QkeditError, match=r"is not a vision transformer with a class token; give .* DINO"):
             SalientMasked(other, 0.2)
     with pytest.raises(QkeditError, match=r"is not a BLIP model for image-text matching; give"):

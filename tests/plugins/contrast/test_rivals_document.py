@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from qkedit.demo import SMALL_DEMO
 from qkedit.plugins.core.pictures import pictures_of
 from qkedit.runtime.generation import load, prompt_text
 
@@ -29,7 +30,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         patch.chdir(place)
         for block in blocks[:-1]:
             exec(compile(block, str(DOCUMENT), "exec", dont_inherit=True), names)
-    loaded = load("demo", device="cpu")
+    loaded = load(SMALL_DEMO, device="cpu")
     names |= {"processor": loaded.processor, "texts": [prompt_text(loaded, "describe", 1)]}
     names |= {"inputs": {"input_ids": torch.tensor([[1]])}, "picture": names["Image"].new("RGB", (8, 8))}
     exec(compile(blocks[-1], str(DOCUMENT), "exec", dont_inherit=True), names)

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from qkedit.demo import SMALL_DEMO
 from qkedit.demo.files import write_scenes
 from qkedit.demo.scenes import make_scenes
+from qkedit.demo.worlds import SMALL
 from qkedit.errors import UsageError
 from qkedit.evaluation.runs.backend import EvalRequest
 from qkedit.evaluation.runs.local_model import LocalModel, Shared
@@ -127,7 +129,7 @@ def test_missing_second_images_are_named_before_the_first_answer(tmp_path: Path)
         )
     ]
     shared = Shared()
-    backend = LocalModel("demo", plugins=(plugin,), dtype="float32", batch_size=2, shared=shared)
+    backend = LocalModel(SMALL_DEMO, plugins=(plugin,), dtype="float32", batch_size=2, shared=shared)
     with backend.session() as session:
         found = [reply.text for _, reply in session.answers(asked)]
         (tmp_path / "masked/garden.png").unlink()
@@ -147,7 +149,7 @@ def test_second_images_on_the_command_line(tmp_path: Path) -> None:
     image(tmp_path / "masked/street.png", "red")
     named = ("--plugin", f"image-contrast:second={tmp_path / 'masked'},beta=0")
     short = ("--max-new-tokens", "2", "--device", "cpu")
-    answered = qkedit("generate", "demo", "--image", street, *named, *short, "--json").document
+    answered = qkedit("generate", SMALL_DEMO, "--image", street, *named, *short, "--json").document
     assert answered["report"]["plugins"]["image-contrast"]["steps"] == answered["tokens"]
     missing = qkedit("generate", tmp_path / "no-model", "--image", garden, *named, *short)
     assert (missing.code, "has no second image for garden.png" in missing.sentence()) == (2, True)
@@ -158,12 +160,12 @@ def test_second_images_on_the_command_line(tmp_path: Path) -> None:
 
 
 def test_a_run_with_changed_second_images_is_refused(tmp_path: Path) -> None:
-    write_scenes(list(make_scenes(1, seed=1)), scenes := tmp_path / "scenes")
+    write_scenes(list(make_scenes(1, seed=1, world=SMALL)), scenes := tmp_path / "scenes")
     (picture,) = (scenes / "images").iterdir()
     image(tmp_path / f"masked/{picture.name}", "red")
     places = ("--data", scenes, "--images", scenes / "images", "--out", tmp_path / "out", "--limit", "1")
     named = ("--plugin", f"image-contrast:second={tmp_path / 'masked'}", "--max-new-tokens", "2", "--device", "cpu")
-    command = ("eval", "demo", "-b", "pope.random", *places, *named, "--json")
+    command = ("eval", SMALL_DEMO, "-b", "pope.random", *places, *named, "--json")
     assert [qkedit(*command).document["asked"] for _ in range(2)] == [1, 0]
     image(tmp_path / "masked/other.png", "blue")
     assert qkedit(*command).document["asked"] == 0
@@ -192,10 +194,10 @@ def test_the_identity_of_a_run_includes_second_images_in_order(tmp_path: Path) -
 
 def test_each_arm_equals_a_single_run(tmp_path: Path) -> None:
     """Answers equal the base's if the second image is the image itself."""
-    write_scenes(list(make_scenes(2, seed=1)), scenes := tmp_path / "scenes")
+    write_scenes(list(make_scenes(2, seed=1, world=SMALL)), scenes := tmp_path / "scenes")
     places = ("--data", scenes, "--images", scenes / "images", "--out", tmp_path / "out", "--limit", "3")
     arms = ("--each", "--plugin", f"image-contrast:second={scenes / 'images'}", "--plugin", "vcd:alpha=0")
-    done = qkedit("eval", "demo", "-b", "pope.random", *places, *arms, "--max-new-tokens", "2", "--device", "cpu")
+    done = qkedit("eval", SMALL_DEMO, "-b", "pope.random", *places, *arms, "--max-new-tokens", "2", "--device", "cpu")
     assert done.code == 0, done.stderr
     answers = {
         "".join(map(str, sorted(json.loads(line)["answer"] for line in file.read_text("utf-8").splitlines())))

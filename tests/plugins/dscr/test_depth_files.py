@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 import qkedit
+from qkedit.demo import SMALL_DEMO
 from qkedit.errors import UsageError
 from qkedit.images import pixel_sha256
 from qkedit.integrations.vllm.hashed_images import FIELD, hash_in, hashing
@@ -26,7 +27,7 @@ from qkedit.runtime.generation import LoadedModel, Prompt, batch_inputs, load, p
 
 @cache
 def demo() -> LoadedModel:
-    return load("demo", dtype="float32")
+    return load(SMALL_DEMO, dtype="float32")
 
 
 @cache

@@ -17,6 +17,7 @@ from torch import Tensor
 
 import qkedit
 from qkedit.api.editing import steer
+from qkedit.demo import SMALL_DEMO
 from qkedit.errors import CheckpointError, UsageError
 from qkedit.steering.differences.difference import difference_between
 from tests.cli.command import qkedit as run
@@ -159,7 +160,7 @@ def test_invalid_comparisons_are_refused_or_left_out(place: Path, tmp_path: Path
     with pytest.raises(CheckpointError, match="not the one that was edited"):
         difference_between(delta, str(other))
     with pytest.raises(CheckpointError, match="shape"):
-        difference_between(delta, "demo", base=base)
+        difference_between(delta, SMALL_DEMO, base=base)
     strange = write(tmp_path / "strange", {"x": torch.zeros(2)})
     found = difference_between(base, str(strange))
     assert found.layers == ()

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qkedit.demo import SMALL_DEMO
 from qkedit.spectral.changes.low_rank import LowRankChange
 from qkedit.spectral.suppression import Suppression
 from qkedit.steering.engine import edited_weights as stream
@@ -87,7 +88,7 @@ def test_leaving_the_block_drops_scheduled_work() -> None:
 def test_at_the_slowest_pace_a_layer_is_freed_before_the_next_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wide models have layers of hundreds of megabytes, so that two at a time would be too many."""
     monkeypatch.setattr(stream, "pace_of", lambda plan: Pace())
-    plan = plan_for("demo", SteerOptions("all", "all", Suppression(1), device="cpu"))
+    plan = plan_for(SMALL_DEMO, SteerOptions("all", "all", Suppression(1), device="cpu"))
     held: list[weakref.ref[bytearray]] = []
 
     class Watched(bytearray):

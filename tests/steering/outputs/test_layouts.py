@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from qkedit.api.editing import steer
 from qkedit.checkpoint.manifest_file import RecordedBase
+from qkedit.demo import SMALL_DEMO
 from qkedit.errors import QkeditError, UsageError
 from qkedit.steering.apply import apply_edits
 from qkedit.steering.manifest import read_manifest
@@ -105,7 +106,7 @@ def test_another_base_is_refused(delta: Path, tmp_path: Path, changed: str) -> N
 
 def test_a_base_without_the_tensor_is_refused(delta: Path, tmp_path: Path) -> None:
     with pytest.raises(QkeditError, match=r"q_proj.weight is missing or of another dtype or shape"):
-        apply(delta, "demo", tmp_path / "out")
+        apply(delta, SMALL_DEMO, tmp_path / "out")
     half = write(tmp_path / "half", weights(dtype=torch.float16))
     with pytest.raises(QkeditError, match=r"q_proj.weight is missing or of another dtype or shape"):
         apply(delta, half, tmp_path / "out")

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from qkedit.demo import SMALL_DEMO
 from qkedit.errors import QkeditError, UsageError
 from qkedit.steering.engine.edited_tensor import EditedTensor
 from qkedit.steering.engine.edited_weights import edited_weights
@@ -44,7 +45,7 @@ def meeting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def plan() -> SteerPlan:
-    return plan_for("demo", SteerOptions("1-4"))
+    return plan_for(SMALL_DEMO, SteerOptions("1-4"))
 
 
 def edits_of(plan: SteerPlan) -> Iterator[EditedTensor]:
@@ -281,5 +282,5 @@ def test_the_variables_of_launchers_are_read(
 
 
 def test_different_options_are_a_different_plan(plan: SteerPlan) -> None:
-    assert fingerprint(plan) == fingerprint(plan_for("demo", SteerOptions("1-4")))
+    assert fingerprint(plan) == fingerprint(plan_for(SMALL_DEMO, SteerOptions("1-4")))
     assert fingerprint(plan) != fingerprint(replace(plan, options=replace(plan.options, compute_dtype="float64")))

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from qkedit.demo import SMALL_DEMO
 from tests.cli.command import Result, Runs, qkedit, runs
 from tests.steering.checkpoints import contents, query_name, weights, write
 
@@ -55,7 +56,7 @@ def silent(results: Sequence[Result], code: int) -> bool:
 
 @pytest.mark.parametrize("edit", EDITS)
 def test_several_processes_write_the_bytes_of_one(processes: Runs, tmp_path: Path, edit: str) -> None:
-    arguments = ("steer", "demo", *EDITS[edit], "--device", "cpu", "--no-fsync")
+    arguments = ("steer", SMALL_DEMO, *EDITS[edit], "--device", "cpu", "--no-fsync")
     assert qkedit(*arguments, "--out", tmp_path / "one").code == 0
     expected = contents(tmp_path / "one")
     sizes = (2, 4) if edit == "full" else (2,)
@@ -69,7 +70,7 @@ def test_several_processes_write_the_bytes_of_one(processes: Runs, tmp_path: Pat
 
 
 def test_there_may_be_more_processes_than_layers(processes: Runs, tmp_path: Path) -> None:
-    arguments = ("steer", "demo", "--layers", "1,4", "--k", "3", "--no-fsync")
+    arguments = ("steer", SMALL_DEMO, "--layers", "1,4", "--k", "3", "--no-fsync")
     first, *others = together(processes, 3, *arguments, "--out", tmp_path / "three")
     assert first.code == 0
     assert silent(others, 0)
@@ -98,7 +99,7 @@ def test_a_failed_edit_of_one_process_is_reported_once(
 
 
 def test_an_invalid_request_is_reported_once(processes: Runs, tmp_path: Path) -> None:
-    processes.start("steer", "demo", "--layers", "99", "--out", tmp_path / "out", environments=environments(2))
+    processes.start("steer", SMALL_DEMO, "--layers", "99", "--out", tmp_path / "out", environments=environments(2))
     until(lambda: processes.standard_error().endswith("\n"))
     processes.signal(signal.SIGTERM, 1)  # like a launcher, which ends the remaining ones
     first, other = processes.finish_all()
@@ -112,7 +113,9 @@ def test_an_invalid_request_is_reported_once(processes: Runs, tmp_path: Path) ->
 def test_a_signal_to_all_processes_is_reported_once(processes: Runs, tmp_path: Path) -> None:
     target, interrupted = tmp_path / "out", 0
     for pause in (0, 0.05, 0.2):
-        processes.start("steer", "demo", "--layers", "all", "--k", "2", "--out", target, environments=environments(2))
+        processes.start(
+            "steer", SMALL_DEMO, "--layers", "all", "--k", "2", "--out", target, environments=environments(2)
+        )
         until((tmp_path / ".out.qkedit" / "new" / "config.json").exists)
         time.sleep(pause)
         for rank in (1, 0):
@@ -130,7 +133,7 @@ def test_a_signal_to_all_processes_is_reported_once(processes: Runs, tmp_path: P
     assert interrupted
 
 
-@pytest.mark.parametrize("command", [("verify", "nowhere"), ("--version",), ("inspect", "demo", "--layers", "1")])
+@pytest.mark.parametrize("command", [("verify", "nowhere"), ("--version",), ("inspect", SMALL_DEMO, "--layers", "1")])
 def test_only_the_first_process_does_unshared_work(processes: Runs, command: Sequence[str]) -> None:
     first, other = together(processes, 2, *command)
     alone = qkedit(*command)
@@ -139,7 +142,7 @@ def test_only_the_first_process_does_unshared_work(processes: Runs, command: Seq
 
 
 def test_only_the_first_process_prints_a_plan(processes: Runs) -> None:
-    first, other = together(processes, 2, "steer", "demo", "--layers", "1", "--dry-run")
+    first, other = together(processes, 2, "steer", SMALL_DEMO, "--layers", "1", "--dry-run")
     assert "Nothing was written." in first.stdout
     assert silent([other], 0)
 

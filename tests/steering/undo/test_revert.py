@@ -17,7 +17,7 @@ import qkedit
 from qkedit.checkpoint.checkpoint import open_checkpoint
 from qkedit.checkpoint.hub.files import HubFiles
 from qkedit.checkpoint.io.staging import StagedDirectory
-from qkedit.demo import demo_checkpoint
+from qkedit.demo import SMALL_DEMO, demo_checkpoint
 from qkedit.errors import CheckpointError, QkeditError, UsageError, VerificationError
 from qkedit.steering.apply import apply_edits
 from qkedit.steering.steer_options import OutputOptions
@@ -109,9 +109,9 @@ def test_only_edited_tensors_are_fetched_from_a_base_on_the_hub(
 
 
 def test_the_demo_is_found_as_the_recorded_base(tmp_path: Path) -> None:
-    edited = steered(Path("demo"), tmp_path / "edited")
+    edited = steered(Path(SMALL_DEMO), tmp_path / "edited")
     assert qkedit.revert(edited, fsync=False).files_compared > 5
-    assert contents(edited) == contents(demo_checkpoint())
+    assert contents(edited) == contents(demo_checkpoint(SMALL_DEMO))
 
 
 def test_several_edits_are_reverted_one_by_one(base: Path, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def demo(
 ) -> None:
     """Show the effect of steering, SCR and DSCR on hallucination, compared with random controls, on synthetic scenes.
 
-    Without MODEL, the embedded miniature model is used, which was trained on such scenes. Another vision-language
+    Without MODEL, the embedded model demo is used, which was trained on such scenes. Another vision-language
     model gets the same prompts, for which it was not trained. Captions are scored by CHAIR and by CIDEr (of plain
     words), questions by POPE, and every figure has its interval and its difference from the unedited model. Only the
     files you name are written.

@@ -73,7 +73,7 @@ def sweep(
 
     Edits are made in memory. Cells are ranked on the first half of the scenes; the second half is only for the
     best cell, its controls and the base. A short caption hallucinates little, so by default recall must not fall by
-    more than 2 points. Without MODEL, the embedded miniature model is used; any vision-language model that can be
+    more than 2 points. Without MODEL, the embedded model demo is used; any vision-language model that can be
     steered and accepts images in prompts gets the same prompts about the same scenes.
 
     Measures: chair_s, chair_i, recall, mean_words, cider, and accuracy, f1, hr with _random, _popular, _adversarial.

@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 
 from qkedit.cli.flags.evaluation import named_tasks
+from qkedit.demo import SMALL_DEMO
 from qkedit.demo.files import write_scenes
 from qkedit.demo.scenes import make_scenes
+from qkedit.demo.worlds import SMALL
 from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.benchmarks.registry import benchmark_named
 from tests.cli.command import qkedit
 from tests.evaluation.benchmarks.coco_caption.conftest import Programs
 
-SCENES = list(make_scenes(6, seed=1))
+SCENES = list(make_scenes(6, seed=1, world=SMALL))
 WORDS = ("coco-caption", "--variant", "words")
 
 
@@ -119,14 +121,16 @@ def test_a_metric_of_only_one_run_is_not_compared(results: dict[str, Path], tmp_
 def test_eval_asks_a_model_for_captions(data: Path, tmp_path: Path, programs: Programs) -> None:
     programs(meteor="print(' '.join(['2'] * 23 + [chr(10)]) * given.count(chr(10)), end='')")
     benchmarks = ("-b", "coco-caption", "-b", "custom", "--also", "meteor", "--limit", "2", "--max-new-tokens", "4")
-    common = ("eval", "demo", *benchmarks, "--data", data, "--images", data / "images", "--out", tmp_path / "out")
+    common = ("eval", SMALL_DEMO, *benchmarks, "--data", data, "--images", data / "images", "--out", tmp_path / "out")
     done = qkedit(*common, "--device", "cpu", "--json")
     assert done.code == 0, done.stderr
     captions, objects = done.document["results"]
     assert (captions["benchmark"], captions["variant"], captions["n"]) == ("coco-caption", "official", 2)
     assert captions["metrics"]["meteor"] is not None
     assert objects["benchmark"] == "custom"
-    wrong = qkedit("eval", "demo", "-b", "custom", "--also", "meteor", "--data", data, "--images", data, "--out", "x")
+    wrong = qkedit(
+        "eval", SMALL_DEMO, "-b", "custom", "--also", "meteor", "--data", data, "--images", data, "--out", "x"
+    )
     assert (wrong.code, wrong.sentence()) == (
         2,
         "--also: custom questions has no further metric 'meteor'; leave it out.",
@@ -136,7 +140,7 @@ def test_eval_asks_a_model_for_captions(data: Path, tmp_path: Path, programs: Pr
 def test_a_run_is_scored_by_another_variant_without_java(data: Path, tmp_path: Path) -> None:
     benchmarks = ("-b", "coco-caption", "-b", "pope.popular", "--variant", "words", "--parser", "vcd")
     common = ("--limit", "2", "--max-new-tokens", "4", "--data", data, "--images", data / "images", "--device", "cpu")
-    done = qkedit("eval", "demo", *benchmarks, *common, "--out", tmp_path / "out", "--json")
+    done = qkedit("eval", SMALL_DEMO, *benchmarks, *common, "--out", tmp_path / "out", "--json")
     assert done.code == 0, done.stderr
     captions, questions = done.document["results"]
     assert (captions["variant"], questions["parser"]) == ("words", "vcd")
@@ -145,9 +149,11 @@ def test_a_run_is_scored_by_another_variant_without_java(data: Path, tmp_path: P
         "--allow-missing", "--json",
     )  # fmt: skip
     assert again.document["results"][0]["metrics"] == captions["metrics"]
-    wrong = qkedit("eval", "demo", "-b", "pope.popular", "--variant", "words", *common, "--out", tmp_path / "none")
+    wrong = qkedit("eval", SMALL_DEMO, "-b", "pope.popular", "--variant", "words", *common, "--out", tmp_path / "none")
     assert (wrong.code, wrong.sentence()) == (2, "--variant: POPE is scored by parsers; use --parser.")
-    unknown = qkedit("eval", "demo", "-b", "coco-caption", "--variant", "wordz", *common, "--out", tmp_path / "none")
+    unknown = qkedit(
+        "eval", SMALL_DEMO, "-b", "coco-caption", "--variant", "wordz", *common, "--out", tmp_path / "none"
+    )
     assert unknown.code == 2
     assert "no variant 'wordz'" in unknown.sentence()
 
@@ -156,11 +162,11 @@ def test_benchmarks_without_the_named_rule_keep_their_own(data: Path, tmp_path: 
     """CHAIR has no `words` and COCO captions have no `wordnet`; choices have no other parser than their own."""
     common = ("--limit", "2", "--max-new-tokens", "4", "--data", data, "--images", data / "images", "--device", "cpu")
     both = ("-b", "choice.nearest", "-b", "pope.popular", "--parser")
-    done = qkedit("eval", "demo", *both, "vcd", *common, "--out", tmp_path / "out", "--json")
+    done = qkedit("eval", SMALL_DEMO, *both, "vcd", *common, "--out", tmp_path / "out", "--json")
     assert done.code == 0, done.stderr
     own = benchmark_named("choice").rules[0]
     assert [score["parser"] for score in done.document["results"]] == [own, "vcd"]
-    unknown = qkedit("eval", "demo", *both, "repopee", *common, "--out", tmp_path / "none")
+    unknown = qkedit("eval", SMALL_DEMO, *both, "repopee", *common, "--out", tmp_path / "none")
     assert unknown.code == 2
     assert "no parser 'repopee'" in unknown.sentence()
     with pytest.raises(UsageError, match="CHAIR has no variant 'wordz'"):
