@@ -56,7 +56,8 @@ def attention_plot(found: AttentionDiagnosis, title: str, file_format: str) -> b
             _ratios(axes[0][-1], found)
             _image_lines(axes[1][-1], found, kinds)
         handles, names = axes[0][0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
+        per_line = 2 if columns == 1 else len(names)
+        figure.legend(handles, names, loc="outside lower center", ncols=per_line, frameon=False)
         return encoded(figure, file_format)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from qkedit.evaluation.attention.diagnosis import AttentionDiagnosis, Shares
 from qkedit.evaluation.attention.measure import diagnose
 from qkedit.evaluation.attention.prompt_images import of_files, of_scenes
 from qkedit.prompts import CAPTION_PROMPT
+from qkedit.report import attention_plot
 from qkedit.runtime.generation import load, request_inputs
 from tests.cli.command import qkedit
 
@@ -170,6 +173,27 @@ def test_the_command_prints_plots_and_writes_the_shares(files: Path, tmp_path: P
     assert document["visual_attention_ratio"]["layers"] == list(LAYERS)
     shown = qkedit("attention", SMALL_DEMO, "--image", files / "0.png", "--max-new-tokens", "2", *HOW)
     assert "mention" not in shown.stdout
+
+
+@pytest.mark.parametrize("with_truth", [True, False])
+def test_the_legend_of_the_plot_is_inside_it(found: AttentionDiagnosis, with_truth: bool) -> None:
+    if not with_truth:
+        layers = tuple(replace(layer, true=None, hallucinated=None) for layer in found.layers)
+        found = replace(found, layers=layers, mentions=None)
+    figures: list[Any] = []
+
+    def kept(figure: Any, file_format: str) -> bytes:
+        figures.append(figure)
+        return b""
+
+    with patch.object(attention_plot, "encoded", kept):
+        attention_plot.attention_plot(found, "demo", "png")
+    figure = figures[0]
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+    assert [text.get_text() for text in legend.get_texts()][-1] == "answer"
 
 
 @pytest.mark.parametrize(
