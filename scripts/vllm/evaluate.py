@@ -34,16 +34,8 @@ MARK = f"EVALUATION_OF={os.getpid()}"
 def evaluated(questions: Path, out: Path, *words: str, flags: tuple[str, ...] = ()) -> float:
     """Return the seconds of `qkedit eval demo-small`, with the start."""
     command = [sys.executable, "-m", "qkedit", "eval", "demo-small", *words, "-b", "pope", "--limit", str(EACH)]
-    command += [
-        "--data",
-        str(questions),
-        "--images",
-        str(questions / "images"),
-        "--out",
-        str(out),
-        "--overwrite",
-        "--quiet",
-    ]
+    command += ["--data", str(questions), "--images", str(questions / "images")]
+    command += ["--out", str(out), "--overwrite", "--quiet"]
     name, _, value = MARK.partition("=")
     begun = time.monotonic()
     subprocess.run([*command, *flags], check=True, stdout=sys.stderr, env={**os.environ, name: value})
