@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,10 +94,11 @@ def run(results: dict[str, Any]) -> list[str]:
     found = results["run"]
     made = "" if found["is new"] else "; it found the environment made"
     seconds = ", ".join(f"{name} {taken:.0f}" for name, taken in found["parts"].items())
-    return [
+    text = (
         f"The whole run took {found['seconds'] / 60:.1f} minutes on {os.cpu_count()} cores, and "
         f"{found['cpu seconds'] / 60:.0f} minutes of CPU time{made}. Seconds per part: {seconds}."
-    ]
+    )
+    return textwrap.wrap(text, 120)
 
 
 def evaluation(results: dict[str, Any]) -> list[str]:
