@@ -87,7 +87,7 @@ def drift(
     edited: str | Path,
     images: str | Path | Sequence[str | Path],
     *,
-    base: str | Path,
+    base: str | Path | None = None,
     plugins: Plugins = (),
     edits: Sequence[str | Path] = (),
     max_new_tokens: int = 64,
@@ -98,9 +98,10 @@ def drift(
     """Measure the drift of an edited model, or one with plug-ins, from its base on your own images.
 
     Args:
-        edited: the edited model; the same as `base` if only plug-ins or edits make the difference.
+        edited: the edited model, or any model if plug-ins or edits make the difference.
         images: image files, or a directory of them.
-        base: the base model: a directory, a hub id, an alias or `demo`.
+        base: the model before: a directory, a hub id, an alias or `demo`; by default the base that the edited model's
+            manifest records, or else, with plug-ins or edits, the model without them.
         plugins: the plug-ins of the edited model, as for `evaluate`.
         edits: directories of edits, applied to the loaded weights of the edited model.
         max_new_tokens: the maximum length of an answer.
@@ -110,15 +111,21 @@ def drift(
             `device_map`, `attn_implementation` and `quantization` as for `load`.
 
     Raises:
-        QkeditError: there are no images, a file is not an image, or the models have different vocabularies.
+        QkeditError: there is no base, there are no images, a file is not an image, or the models have different
+            vocabularies.
     """
     from qkedit.evaluation.drift import drift as measure
     from qkedit.evaluation.drift import pictures_in
     from qkedit.plugins.requested import requested_settings
+    from qkedit.steering.base import model_before
 
     pictures = pictures_in(Path(images))[0] if isinstance(images, str | Path) else [Path(image) for image in images]
     chosen = requested_settings(plugins, str(edited))
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "device": device, "dtype": dtype, **loading}
+    if base is None:
+        revision = settings.get("revision")
+        base, recorded = model_before(str(edited), None, revision, alone=bool(chosen or edits))
+        settings.setdefault("base_revision", recorded)
     return measure(str(base), str(edited), pictures, plugins=chosen, edits=[*map(str, edits)], **settings)
 
 

@@ -24,6 +24,7 @@ def tune(
     data: str | Path | None = None,
     images: str | Path | None = None,
     splits: Sequence[str] = (),
+    rule: str | None = None,
     objective: str | None = None,
     no_worse: str | None = None,
     layers: Sequence[Selection] = ("each", "0.0-0.25", "0.25-0.5", "0.5-0.75", "0.75-1.0", "mid"),
@@ -63,6 +64,7 @@ def tune(
         data: the directory with the benchmark's published files, or one file of questions.
         images: the directory of the images.
         splits: the splits to ask; by default all in `data`.
+        rule: as for `evaluate`.
         objective: the measure to improve, such as `hr` or `pope.adversarial.f1`; for scenes `chair_s` by default.
         no_worse: limits on how much other measures may get worse: `"MEASURE:TOLERANCE,…"` or `"none"`; by default no
             recall may fall by more than 0.02.
@@ -125,7 +127,7 @@ def tune(
     elif data is None or images is None:
         raise UsageError("a benchmark needs both", where="data and images", remedy="name its files and the images")
     else:
-        tasks = tasks_of(benchmark_named(benchmark), Path(data), splits, max_new_tokens=max_new_tokens)
+        tasks = tasks_of(benchmark_named(benchmark), Path(data), splits, rule=rule, max_new_tokens=max_new_tokens)
         asked = BenchmarkData(tasks, Path(images), prompt=prompt, limit=limit, seed=seed)
     space = SearchSpace(
         tuple(map(selection_text, layers)),

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from qkedit.checkpoint.contents import MANIFEST_FILE
 from qkedit.checkpoint.manifest_file import Manifest
 from qkedit.checkpoint.presets import DEMOS, preset_by_alias
 from qkedit.checkpoint.resolve import resolve
@@ -94,3 +96,55 @@ def _hub_id(model: str) -> str | None:
     if preset is not None:
         return preset.hub_id
     return None if os.path.isdir(os.path.expanduser(model)) else model
+
+
+def is_edited(model: str) -> bool:
+    """Return whether a model is a directory that qkedit wrote."""
+    return (Path(model).expanduser() / MANIFEST_FILE).is_file()
+
+
+def base_for(model: str, base: str | None, revision: str | None) -> Base | None:
+    """Return the model to compare with; None if neither `--base` nor a manifest names one.
+
+    Args:
+        model: the model, edited or not.
+        base: the value of `--base`.
+        revision: the value of `--revision`.
+
+    Raises:
+        CheckpointError: the model's manifest cannot be read.
+    """
+    from qkedit.steering.manifest import read_manifest
+
+    manifest = read_manifest(Path(model).expanduser()) if is_edited(model) else None
+    return chosen_base(manifest, base, split_revision(model, revision)[1])
+
+
+def split_revision(model: str, revision: str | None) -> tuple[str | None, str | None]:
+    """Return the revisions of a model and of its base: a directory has none, so `--revision` is then the base's."""
+    return (None, revision) if Path(model).expanduser().is_dir() else (revision, None)
+
+
+def model_before(name: str, base: str | None, revision: str | None, *, alone: bool) -> tuple[str, str | None]:
+    """Return the model to compare another one with, and its revision.
+
+    Args:
+        name: the model, edited or not.
+        base: the model that the user names, if any.
+        revision: the revision that the user names, as for `base_for`.
+        alone: whether a model without a base may be compared with itself, since plug-ins or edits are added to it.
+
+    Raises:
+        UsageError: there is none.
+        CheckpointError: the model's manifest cannot be read.
+    """
+    found = base_for(name, base, revision)
+    if found is not None:
+        return found.model, found.revision
+    if is_edited(name):
+        raise not_recorded()
+    if not alone:
+        raise UsageError(
+            "there is nothing to compare with", where="--base", remedy="name a base, an --edit or a --plugin"
+        )
+    return name, revision

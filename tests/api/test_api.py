@@ -176,3 +176,6 @@ def test_runs_are_scored_compared_and_measured(edited: Path, pictures: Path, tmp
         qkedit.gate(tmp_path / "edited")
     moved = qkedit.drift(edited, pictures, base=SMALL_DEMO, max_new_tokens=4)
     assert len(moved.images) == 2
+    assert qkedit.drift(edited, pictures, max_new_tokens=4).metrics == moved.metrics  # the manifest records its base
+    with pytest.raises(qkedit.QkeditError, match="there is nothing to compare with"):
+        qkedit.drift("demo", pictures)

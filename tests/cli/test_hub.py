@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from qkedit.cli.bases import base_for
-from qkedit.steering.base import Base
+from qkedit.steering.base import Base, base_for
 from tests.cli.command import Runs, runs
 from tests.fake_hub import COMMIT, FakeHub, Faults, serve_hub
 from tests.steering.checkpoints import INDEX, contents, key_name, query_name, tensors_of, weights, write

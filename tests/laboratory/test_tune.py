@@ -17,11 +17,13 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from qkedit.cli.flags.evaluation import named_tasks
 from qkedit.demo import SMALL_DEMO
 from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.runs.local_model import LocalModel, Shared
 from qkedit.laboratory import measures
 from qkedit.laboratory.tuning import sampler, trial_runner
+from qkedit.laboratory.tuning.data import BenchmarkData
 from qkedit.laboratory.tuning.goal import guards, measure_at
 from qkedit.laboratory.tuning.result import Ended, TuneReport, Verdict
 from qkedit.laboratory.tuning.sampler import PastTrial, Sampler
@@ -353,6 +355,29 @@ def test_the_command_takes_custom_questions_or_scenes(tmp_path: Path) -> None:
     assert scenes.code in (0, 3)
     assert "1 trial of 8 edits" in scenes.stdout
     assert "'sunk' cannot be protected" in qkedit("tune", *words, "--protect", "none,sunk").stderr
+
+
+def test_answers_are_scored_by_the_named_parser(tmp_path: Path) -> None:
+    rows = [{"id": str(n), "image": f"{n}.png", "question": "Is there a cup?", "truth": "yes"} for n in range(4)]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for row in rows:
+        Image.new("RGB", (8, 8)).save(tmp_path / str(row["image"]))
+    identities, accuracies = [], []
+    for parser in (None, "official", "vcd"):
+        tasks = named_tasks(["custom"], (), tmp_path / "q.jsonl", None, parser=parser)
+        data = BenchmarkData(tasks, tmp_path)
+        units = (*data.choice, *data.confirmation)
+        (score,) = data.scores(units, {f"custom {row['id']}": "Yes, no doubt." for row in rows}).values()
+        identities.append(data.identity())
+        accuracies.append(score.metrics["accuracy"])
+    assert accuracies == [0, 0, 1]  # `official` reads "no" anywhere, `vcd` the first word
+    # A file of results by one parser is not resumed with another; those without a named one keep their identity.
+    assert [one.pop("rules", None) for one in identities] == [None, {"custom": "official"}, {"custom": "vcd"}]
+    assert identities[0] == identities[1] == identities[2]
+    words = ["tune", "demo", "-b", "custom", "--questions", tmp_path / "q.jsonl", "--images", tmp_path]
+    assert "'nonsense'" in qkedit(*words, "--parser", "nonsense").sentence()
+    assert qkedit(*words, "--variant", "words").sentence().startswith("--variant: ")
+    assert qkedit("tune", "--parser", "vcd").sentence().startswith("--benchmark: no benchmark is named")
 
 
 def test_a_trade_off_that_breaks_a_guard_is_drawn_as_one_that_does(found: TuneReport) -> None:

@@ -18,10 +18,9 @@ from qkedit.checkpoint.checkpoint import open_checkpoint
 from qkedit.checkpoint.io.ownership import files_standing_in
 from qkedit.checkpoint.io.source import LocalFiles
 from qkedit.checkpoint.manifest_file import Lineage, Manifest, part_of
-from qkedit.cli.bases import base_for
 from qkedit.demo import SMALL_DEMO
 from qkedit.inspection.comparison import base_of
-from qkedit.steering.base import Base
+from qkedit.steering.base import Base, base_for
 from qkedit.steering.manifest import read_manifest
 
 DELTA = Path(__file__).parent / "schema_1"

@@ -28,6 +28,7 @@ class Task:
         score: returns the scores of answers to these questions.
         chosen_by_images: whether to ask only the questions whose image exists, since the truth covers far more images
             than a user has (CHAIR without a split covers all of COCO).
+        rule: the parser or variant of the scores; None for the benchmark's own.
     """
 
     benchmark: str
@@ -36,6 +37,7 @@ class Task:
     max_new_tokens: int
     score: Callable[[Sequence[Question], Sequence[Answer]], Sequence[Score]]
     chosen_by_images: bool = False
+    rule: str | None = None
 
     @property
     def name(self) -> str:
@@ -76,6 +78,7 @@ def tasks_of(
             max_new_tokens or benchmark.max_new_tokens,
             partial(benchmark.scores, split=split, rule=rule),
             chosen_by_images=benchmark.takes_shown_images(split),
+            rule=rule,
         )
         for split in splits or benchmark.splits_in(data)
     )

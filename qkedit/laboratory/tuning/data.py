@@ -136,8 +136,10 @@ class BenchmarkData:
             (one.task, one.id, one.image.name if one.image else "", one.prompt, one.question.truth)
             for one in self._requests
         ]
+        rules = {task.name: task.rule for task in self._tasks if task.rule is not None}
         return {
             "tasks": {task.name: task.max_new_tokens for task in self._tasks},
+            **({"rules": rules} if rules else {}),
             "questions": hashlib.sha256(json.dumps(rows).encode()).hexdigest(),
             "halves": self._seed,
         }

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qkedit.cli.bases import split_revision
 from qkedit.cli.delivery import deliver
 from qkedit.cli.flags.edit import (
     ChannelOption,
@@ -89,6 +88,7 @@ def inspect(
     """
     with command(context, architectures) as output:
         from qkedit.inspection.positions import parse_offset
+        from qkedit.steering.base import split_revision
         from qkedit.steering.plan import plan_for
 
         files = _Files(csv, plot, html)

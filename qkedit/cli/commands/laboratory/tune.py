@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qkedit.cli.delivery import deliver, plot_file
-from qkedit.cli.flags.evaluation import QuestionsOption, benchmark_flag, check_benchmarks, named_tasks, required_data
+from qkedit.cli.flags.evaluation import (
+    ParserOption,
+    QuestionsOption,
+    VariantOption,
+    benchmark_flag,
+    check_benchmarks,
+    named_tasks,
+    required_data,
+)
 from qkedit.cli.flags.flag import flag, utf8
 from qkedit.cli.flags.laboratory import WorldOption
 from qkedit.cli.flags.loading import LoadingFlags
@@ -35,6 +43,8 @@ def tune(
         Path | None, flag("--data", panel=QUESTIONS, help="The directory with the benchmark's published files.")
     ] = None,
     questions: QuestionsOption = None,
+    parser: ParserOption = None,
+    variant: VariantOption = None,
     images: Annotated[Path | None, flag("--images", panel=QUESTIONS, help="The directory of the images.")] = None,
     limit: Annotated[
         int | None, flag("--limit", panel=QUESTIONS, help="Only the first questions of each split.", min=1)
@@ -111,9 +121,10 @@ def tune(
         if benchmark:
             if images is None:
                 raise UsageError("no directory of images is given", where="--images", remedy="name their directory")
-            tasks = named_tasks(benchmark, (), required_data(data, questions), max_new_tokens)
+            given = required_data(data, questions)
+            tasks = named_tasks(benchmark, (), given, max_new_tokens, parser=parser, variant=variant)
             asked = BenchmarkData(tasks, images, prompt=prompt, limit=limit, seed=search.seed)
-        elif data is not None or questions is not None or images is not None:
+        elif any(one is not None for one in (data, questions, images, parser, variant)):
             raise UsageError("no benchmark is named", where="--benchmark", remedy="name one, such as custom")
         else:
             asked = SceneData(SceneRange(scenes, scene_seed, world=world_name_for(name, world)))

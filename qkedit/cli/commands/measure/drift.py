@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qkedit.cli.bases import base_for, is_edited
 from qkedit.cli.flags.flag import flag
 from qkedit.cli.flags.loading import LoadingFlags
 from qkedit.cli.flags.model import BaseOption, ModelFlags
@@ -48,12 +47,13 @@ def drift(
         from qkedit.evaluation.drift import drift as measure
         from qkedit.evaluation.drift import pictures_in
         from qkedit.report.terminal_text import on_one_line
+        from qkedit.steering.base import model_before
 
         name = model.name(context)
         plugins, edits = chosen_plugins(plugin, name), [str(place) for place in edit or ()]
         if images is None:
             raise UsageError("no images are given", where="--images", remedy="name a directory with pictures")
-        before, base_revision = _before(name, model.revision, base, alone=bool(plugins or edits))
+        before, base_revision = model_before(name, base, model.revision, alone=bool(plugins or edits))
         pictures, there = pictures_in(images, limit)
         with counting_bar(output, "answers") as on_image:
             found = measure(
@@ -86,26 +86,6 @@ def drift(
         added = " + ".join([*edits, *([joined(plugins)] if plugins else [])])
         title = f"{name}{f' with {added}' if added else ''} against {before}"
         output.result(fields, f"{on_one_line(title)}, {len(pictures)} of {there} images\n\n{_described(found)}")
-
-
-def _before(name: str, revision: str | None, base: str | None, *, alone: bool) -> tuple[str, str | None]:
-    """Return the model to compare with, and its revision; the model itself where `alone` allows that.
-
-    Raises:
-        UsageError: there is none.
-    """
-    found = base_for(name, base, revision)
-    if found is not None:
-        return found.model, found.revision
-    if is_edited(name):
-        from qkedit.steering.base import not_recorded
-
-        raise not_recorded()
-    if not alone:
-        raise UsageError(
-            "there is nothing to compare with", where="--base", remedy="name a base, an --edit or a --plugin"
-        )
-    return name, revision
 
 
 def _described(found: Drift) -> str:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qkedit.cli.bases import base_for, is_edited
 from qkedit.cli.flags.flag import flag
 from qkedit.cli.flags.loading import LoadingFlags
 from qkedit.cli.flags.model import BaseOption, ModelFlags
@@ -120,6 +119,7 @@ def _compare(
     from rich.text import Text
 
     from qkedit.report.fitting_table import FittingTable
+    from qkedit.steering.base import base_for, is_edited
 
     edited = is_edited(model)
     columns: list[tuple[str, str, Answer, _Variant]] = []
