@@ -149,7 +149,7 @@ def test_experiments_take_the_same_arguments_as_their_commands(monkeypatch: pyte
     common: dict[str, Any] = {"scenes": 4, "seeds": 2}
     with pytest.raises(qkedit.QkeditError):
         qkedit.demonstrate(layers=range(2, 4), k=3, **common)
-    assert command(SMALL_DEMO, "--layers", "2-3", "-k", "3", *words).code == 1
+    assert command("demo", "--layers", "2-3", "-k", "3", *words).code == 1
     with pytest.raises(qkedit.QkeditError):
         qkedit.sweep(layers=[2, range(3, 5)], ks=[2], retains=[0, 0.5], **common)
     assert command("sweep", "--layers", "2;3-4", "-k", "2", "--retain", "0,0.5", *words).code == 1
