@@ -95,6 +95,8 @@ def test_settings_share_the_steps_before_they_differ() -> None:
     assert settings.shared_steps(replace(settings, language_steps=200)) == 80
     assert settings.shared_steps(replace(settings, language_fall=0.5)) == 50
     assert settings.shared_steps(replace(settings, missing_from=30)) == 30
+    harder = replace(settings, missing_from=30)
+    assert harder.shared_steps(replace(harder, language_steps=200)) == 80
     assert settings.shared_steps(replace(settings, seed=1)) == -1
     assert settings.shared_steps(replace(settings, language_fall=1.0)) == 0
 

@@ -40,7 +40,9 @@ class Sizes:
 
 SIZES = {
     SMALL.name: Sizes(),
-    CROWDED.name: Sizes(layers=6, head_size=64, answer_tokens=64),
+    CROWDED.name: Sizes(
+        layers=6, head_size=64, vision_layers=4, vision_hidden=192, vision_heads=6, vision_mlp=768, answer_tokens=64
+    ),
 }
 
 # 112 / 14 = 8 patches per side, 64 image tokens.

@@ -61,22 +61,23 @@ class Settings:
         if replace(self, **late) != other:
             return -1
         ends = [one.language_fall_begins for one in (self, other)]
-        return min(ends + [one.missing_from for one in (self, other) if one.missing_from >= 0])
+        if self.missing_from != other.missing_from:
+            ends += [one.missing_from for one in (self, other) if one.missing_from >= 0]
+        return min(ends)
 
 
 SETTINGS = {
     "small": Settings(),
     "crowded": Settings(
         world="crowded",
-        scenes=16_000,
-        vision_steps=1_600,
-        vision_batch=48,
-        language_steps=3_300,
+        scenes=48_000,
+        vision_steps=4_000,
+        language_steps=3_600,
         language_batch=16,
         language_fall=0.25,
         qk_std=0.0,
         qk_rate=0.5,
-        missing_from=2_250,
+        missing_from=1_500,
     ),
 }
 
@@ -90,6 +91,8 @@ class VisionStage:
         torch.manual_seed(settings.seed + 1)
         self.steps, self.rate = settings.vision_steps, settings.vision_rate
         self._tower, self._data, self._settings = model.model.vision_tower, data, settings
+        # The fused kernel's backward pass is several times slower for such short sequences on a CPU.
+        model.set_attn_implementation({"vision_config": "eager"})
         self._head = torch.nn.Linear(SIZES[data.world.name].vision_hidden, len(patch_labels(data.world)))
         self.modules = torch.nn.ModuleDict({"tower": self._tower, "head": self._head})
 
