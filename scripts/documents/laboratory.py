@@ -17,6 +17,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 from string import Template
+from textwrap import fill
 
 from laboratory_document import render, spectra
 from laboratory_document.claims import contrasts
@@ -185,7 +186,7 @@ def measure(arguments: argparse.Namespace) -> None:
         for script, name in OF_OTHER_SCRIPTS:
             kept = section(document.read_text("utf-8"), script, name)
             text = with_section(text, script, name, kept)
-    document.write_text(text, encoding="utf-8")
+    document.write_text(wrapped(text), encoding="utf-8")
 
 
 def layer_pairs(model: str) -> tuple[str, ...]:
@@ -193,6 +194,16 @@ def layer_pairs(model: str) -> tuple[str, ...]:
     count = len(attention_stack(open_checkpoint(resolve(model))).layers)
     starts = range(0, count - 1, 2)
     return tuple(f"{first}-{count - 1 if first + 3 > count - 1 and count % 2 else first + 1}" for first in starts)
+
+
+def wrapped(text: str) -> str:
+    """Return Markdown whose plain paragraphs have lines of up to 120 characters; the rest is kept."""
+    return "\n\n".join(
+        fill(" ".join(block.split()), 120, break_long_words=False, break_on_hyphens=False)
+        if block[:1].isalnum() and any(len(line) > 120 for line in block.splitlines())
+        else block
+        for block in text.split("\n\n")
+    )
 
 
 def machine_line(work: Path) -> str:
