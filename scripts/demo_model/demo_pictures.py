@@ -13,6 +13,7 @@ import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
 import matplotlib
@@ -28,7 +29,6 @@ from qkedit.demo import DEMO, DEMOS, SMALL_DEMO, demo_checkpoint
 from qkedit.demo.scenes import CAPTION_PROMPT, Scene, make_scenes
 from qkedit.demo.worlds import WORLDS
 from qkedit.inspection.spectra import inspect
-from qkedit.report.spectra.summary import layer_row
 from qkedit.spectral.suppression import Suppression
 from qkedit.steering.plan import plan_for
 from qkedit.steering.steer_options import SteerOptions
@@ -81,8 +81,10 @@ def training_picture(record: dict[str, Any]) -> Figure:
 def model_spectra(model: str) -> Spectra:
     """Return the spectra of an embedded model's layers: the mean share and the median rank over heads."""
     options = SteerOptions("all", suppression=Suppression(k=4), device="cpu")
-    rows = [layer_row(layer) for layer in inspect(plan_for(model, options)).layers]
-    return [(row.energy_top_k, row.effective_rank) for row in rows]
+    layers = [layer.heads for layer in inspect(plan_for(model, options)).layers]
+    return [
+        (fmean(head.energy_top_k for head in heads), median(head.effective_rank for head in heads)) for heads in layers
+    ]
 
 
 def published_spectra(document: str) -> Spectra:
