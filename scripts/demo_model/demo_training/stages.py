@@ -91,7 +91,7 @@ class VisionStage:
         torch.manual_seed(settings.seed + 1)
         self.steps, self.rate = settings.vision_steps, settings.vision_rate
         self._tower, self._data, self._settings = model.model.vision_tower, data, settings
-        # The fused kernel's backward pass is several times slower for such short sequences on a CPU.
+        # The fused kernel's backward pass is slow for such short sequences on a CPU.
         model.set_attn_implementation({"vision_config": "eager"})
         self._head = torch.nn.Linear(SIZES[data.world.name].vision_hidden, len(patch_labels(data.world)))
         self.modules = torch.nn.ModuleDict({"tower": self._tower, "head": self._head})
