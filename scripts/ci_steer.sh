@@ -9,6 +9,17 @@
 # ARTEFACTS receives plan.json, report.json, verification.json and qkedit.json (the manifest).
 set -eu
 
+case "${1:-}" in
+-h | --help)
+    sed -n '2,/^set -eu/s/^# \{0,1\}//p' "$0"
+    exit
+    ;;
+?*)
+    echo "error: $1: the script has no options; it is set by environment variables, which --help lists." >&2
+    exit 2
+    ;;
+esac
+
 MODEL=${MODEL:-demo}
 OUT=${OUT:-./edited}
 ARTEFACTS=${ARTEFACTS:-./artefacts}

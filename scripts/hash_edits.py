@@ -1,7 +1,7 @@
 """Hash the output of every edit of every family, to check that two versions of the code write the same bytes.
 
     python scripts/hash_edits.py before.json        # in one checkout
-    python scripts/hash_edits.py after.json         # in the other, with this file copied there if it is older
+    python scripts/hash_edits.py after.json         # in the other; copy this file into its scripts/ if it is older
     python scripts/hash_edits.py --compare before.json after.json
 
 Each of the tiny checkpoints that the tests build (all recorded families, published and module names, bfloat16 and
@@ -11,6 +11,7 @@ The hash covers all safetensors files and the index of an output; a refused edit
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import inspect
 import json
@@ -19,7 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path.cwd()))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
@@ -69,14 +70,20 @@ def _hash(base: Path, out: Path, options: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    if sys.argv[1] == "--compare":
-        before, after = (json.loads(Path(name).read_text("utf-8")) for name in sys.argv[2:4])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", nargs="?", type=Path, metavar="OUT", help="file to write the hashes into")
+    parser.add_argument("--compare", nargs=2, type=Path, metavar=("BEFORE", "AFTER"), help="compare two such files")
+    arguments = parser.parse_args()
+    if (arguments.out is None) == (arguments.compare is None):
+        parser.error("name either a file to write, or two files after --compare")
+    if arguments.compare:
+        before, after = (json.loads(file.read_text("utf-8")) for file in arguments.compare)
         different = [key for key in before if before[key] != after.get(key)]
         print(f"{len(before) - len(different)} of {len(before)} edits have the same bytes")
         for key in different:
             print(f"{key}: {before[key][:12]} is {after.get(key, 'missing')[:12]}")
         sys.exit(bool(different))
-    Path(sys.argv[1]).write_text(json.dumps(hashes(), indent=1), "utf-8")
+    arguments.out.write_text(json.dumps(hashes(), indent=1), "utf-8")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,17 @@
 # ARTEFACTS receives serve.json (the server's document when it was ready), serve.log and answer.json.
 set -eu
 
+case "${1:-}" in
+-h | --help)
+    sed -n '2,/^set -eu/s/^# \{0,1\}//p' "$0"
+    exit
+    ;;
+?*)
+    echo "error: $1: the script has no options; it is set by environment variables, which --help lists." >&2
+    exit 2
+    ;;
+esac
+
 MODEL=${MODEL:-demo}
 ARTEFACTS=${ARTEFACTS:-./artefacts}
 PYTHON=${PYTHON:-python3}

@@ -3,6 +3,12 @@
 # Arguments go to pytest: sh scripts/test.sh -k staging
 # TEST_VLLM=1 also runs the comparison on vLLM (docs/vllm.md); TEST_VLLM=main does so only if its code differs from main's.
 set -eu
+case "${1:-}" in
+-h | --help)
+    sed -n '2,/^set -eu/s/^# \{0,1\}//p' "$0"
+    exit
+    ;;
+esac
 cd "$(dirname "$0")/.."
 
 [ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv

@@ -1,8 +1,19 @@
 #!/bin/sh
 # Run a task of the miniature world in lmms-eval itself, with a plug-in, and compare every answer with `generate`.
-# Its dependencies are installed one by one, since they would bring another torch, and torchvision for CUDA:
-# scripts/test_lmms_eval.sh PYTHON, the interpreter of an environment with qkedit and its tests that may be changed
+#     scripts/test_lmms_eval.sh PYTHON
+# PYTHON is the interpreter of an environment with qkedit and its tests that may be changed. The dependencies of lmms-eval
+# are installed one by one, since they would bring another torch, and torchvision for CUDA.
 set -eu
+case "${1:-}" in
+-h | --help)
+    sed -n '2,/^set -eu/s/^# \{0,1\}//p' "$0"
+    exit
+    ;;
+-* | '')
+    echo "error: name the interpreter as the only argument; see --help." >&2
+    exit 2
+    ;;
+esac
 cd "$(dirname "$0")/.."
 python=$1
 "$python" -m pip install -q --no-deps lmms-eval==0.7.3 antlr4-python3-runtime==4.13.2 av==15.1.0 wandb==0.25.0 \

@@ -3,12 +3,22 @@
 #     scripts/test_vllm.sh [--quick] [DIRECTORY]
 # The environment (3.5 GB) is made once, in DIRECTORY (.vllm by default). --quick compares two families and writes nothing.
 set -eu
-cd "$(dirname "$0")/.."
 is_quick=
 if [ "${1:-}" = --quick ]; then
     is_quick=--quick
     shift
 fi
+case "${1:-}" in
+-h | --help)
+    sed -n '2,/^set -eu/s/^# \{0,1\}//p' "$0"
+    exit
+    ;;
+-*)
+    echo "error: $1: no such option; see --help." >&2
+    exit 2
+    ;;
+esac
+cd "$(dirname "$0")/.."
 begun=$(date +%s)
 place=${1:-.vllm}
 mkdir -p "$place"

@@ -13,6 +13,7 @@ Prints a Markdown table for docs/benchmarks.md; takes about a minute.
 
 from __future__ import annotations
 
+import argparse
 import os
 import statistics
 import subprocess
@@ -38,6 +39,7 @@ WRITES, WRITTEN_LAYERS = 8, 11
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     generator = torch.Generator().manual_seed(0)
     query = (torch.randn(HEADS, HEAD_SIZE, HIDDEN, generator=generator) * 0.02).bfloat16()
     key = (torch.randn(KEY_HEADS, HEAD_SIZE, HIDDEN, generator=generator) * 0.02).bfloat16()

@@ -1,11 +1,14 @@
 """Write docs/api.md from the docstrings of the public names.
 
-python scripts/documents/api_document.py            write the file
-python scripts/documents/api_document.py --check    exit with 1 if it is stale
+    python scripts/documents/api_document.py            write the file
+    python scripts/documents/api_document.py --check    exit with 1 if it is stale
+
+`CHAPTERS` says which name is in which chapter.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import inspect
 import re
@@ -107,7 +110,9 @@ def methods(found: type) -> Iterator[tuple[str, str]]:
 
 
 def main() -> None:
-    if "--check" in sys.argv:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if it is stale")
+    if parser.parse_args().check:
         if DOCUMENT.read_text("utf-8") != document():
             sys.exit("docs/api.md is stale: run python scripts/documents/api_document.py")
     else:

@@ -8,6 +8,7 @@ A marked place is `<!--families-->40<!--/-->`; the marks are not shown on the pa
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from collections import Counter
@@ -76,8 +77,11 @@ def written(file: Path, text: str) -> str:
 
 def main() -> int:
     """Write the documents, or with `--check` print those that are stale."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if one is stale")
+    arguments = parser.parse_args()
     stale = [file for file in documents() if written(file, text := file.read_text("utf-8")) != text]
-    if "--check" in sys.argv[1:]:
+    if arguments.check:
         for file in stale:
             print(f"{file.relative_to(ROOT)} is stale: run python scripts/documents/document_numbers.py")
         return 1 if stale else 0

@@ -8,6 +8,7 @@ Every line is read from a checkpoint that the tests edit and load, so nothing is
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 import tempfile
@@ -90,10 +91,13 @@ def _row(stacks: list[AttentionStack], model_type: str, tested: str) -> str:
 
 def main() -> int:
     """Write the document, or with `--check` compare it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if it is stale")
+    arguments = parser.parse_args()
     import transformers
 
     text = document(transformers.__version__)
-    if "--check" in sys.argv[1:]:
+    if arguments.check:
         if DOCUMENT.read_text(encoding="utf-8") == text:
             return 0
         print("docs/families.md is stale: run python scripts/documents/families_document.py", file=sys.stderr)

