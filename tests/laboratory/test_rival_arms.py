@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qkedit.demo.worlds import SMALL
-from qkedit.laboratory import generation as answering
+from qkedit.laboratory import whole_prompts
 from qkedit.laboratory.arms import CONTROLLED, RIVALS, Arm, rival_arms
 from qkedit.laboratory.eval_set import SceneRange
 from qkedit.laboratory.generation import EvalSetAnswers, run_eval_set
@@ -60,8 +60,8 @@ def test_each_batch_of_a_control_has_a_new_seed(monkeypatch: pytest.MonkeyPatch)
         drawn.extend(plugin.control for plugin in plugins)  # type: ignore[attr-defined]
         return [Answer("Yes.", 1, 0.0, None, False, None, (1,), 0) for _ in prompts]
 
-    monkeypatch.setattr(answering, "PROMPTS_AT_ONCE", 7)
-    monkeypatch.setattr(answering, "respond_batch", respond)
+    monkeypatch.setattr(whole_prompts, "PROMPTS_AT_ONCE", 7)
+    monkeypatch.setattr(whole_prompts, "respond_batch", respond)
     run_eval_set(demo_model(), few_scenes(), [PluginSettings("dola", {"control": 5})])
     assert drawn == list(range(5, 5 + len(drawn)))
     assert len(drawn) > 2

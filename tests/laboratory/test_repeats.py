@@ -1,15 +1,18 @@
-"""Test that equal pictures of a batch are encoded once, with the features that they have when encoded separately."""
+"""Test that equal pictures are encoded once, and keys are not copied for query heads, with the same results."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
 from qkedit.laboratory import generation
-from qkedit.laboratory.generation import equal_pictures_once, run_eval_set
+from qkedit.laboratory.generation import run_eval_set
+from qkedit.laboratory.repeats import GROUPED_HEADS, equal_pictures_once, grouped_heads_kept
 from qkedit.laboratory.worker import one_thread
 from qkedit.plugins.settings import PluginSettings
 from qkedit.runtime.generation import Prompt, batch_inputs, prompt_text
@@ -96,11 +99,47 @@ def test_each_picture_of_a_batch_is_encoded_once(
     monkeypatch.setattr(generation, "ANSWER_TOKENS", 2)
     asked = [PluginSettings(plugin)]
     with one_thread():
-        once = run_eval_set(demo_model(), few_scenes(), asked)
+        once = run_eval_set(demo_model(), few_scenes(), asked, share_pictures=False)
         counts = list(encoded)
         monkeypatch.setattr(generation, "equal_pictures_once", lambda model: one_thread())
-        assert run_eval_set(demo_model(), few_scenes(), asked) == once
+        assert run_eval_set(demo_model(), few_scenes(), asked, share_pictures=False) == once
     encodings = 2 if plugin == "vcd" else 1
     scenes, questions = len(few_scenes().scenes), len(few_scenes().asked)
     assert counts == [scenes] * (2 * encodings)
     assert encoded[len(counts) :] == [questions] * encodings + [scenes] * encodings
+
+
+def test_grouped_heads_are_not_copied_and_results_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prefill of padded prompts has a mask, with which transformers copies keys by default."""
+    model, usual = demo_model().model, torch.nn.functional.scaled_dot_product_attention
+    key_heads: list[int] = []
+
+    def attend(query: torch.Tensor, key: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
+        key_heads.append(key.shape[1])
+        return usual(query, key, *args, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attend)
+    ids = torch.arange(5, 17).reshape(2, 6)
+    padded = torch.tensor([[0, 0, 1, 1, 1, 1], [1] * 6])
+
+    def logits() -> torch.Tensor:
+        key_heads.clear()
+        with one_thread(), torch.inference_mode():
+            return model(input_ids=ids, attention_mask=padded).logits
+
+    text = model.config.text_config
+    copied = logits()
+    assert set(key_heads) == {text.num_attention_heads}
+    with grouped_heads_kept(model):
+        kept = logits()
+        assert set(key_heads) == {text.num_key_value_heads}
+    assert torch.equal(kept[padded.bool()], copied[padded.bool()])
+    logits()
+    assert set(key_heads) == {text.num_attention_heads}
+
+
+def test_a_setting_of_the_user_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(GROUPED_HEADS, "0")
+    with grouped_heads_kept(demo_model().model):
+        assert os.environ[GROUPED_HEADS] == "0"
+    assert os.environ[GROUPED_HEADS] == "0"
