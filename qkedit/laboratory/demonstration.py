@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from qkedit.evaluation.statistics.intervals import Difference
+from qkedit.laboratory.answering.generation import EvalSetAnswers
 from qkedit.laboratory.arms import BASE, CONTROL, EDITED, Arm
 from qkedit.laboratory.eval_set import EvalSet, SceneRange, make_eval_set
 from qkedit.laboratory.experiment import Watch, run_experiment
-from qkedit.laboratory.generation import EvalSetAnswers
 from qkedit.laboratory.measures import MEASURES, Outcome, Row, against, compare
 from qkedit.laboratory.results_file import ResultsFile
 from qkedit.laboratory.saved_files import save

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qkedit.evaluation.files.journal import Journal
-from qkedit.laboratory.generation import EvalSetAnswers
+from qkedit.laboratory.answering.generation import EvalSetAnswers
 from qkedit.laboratory.worker import Job, JobResult
 
 SCHEMA = 1

@@ -22,8 +22,8 @@ from qkedit.demo.files import write_scenes
 from qkedit.errors import UsageError
 from qkedit.evaluation.files.result_files import RESULT_FILE
 from qkedit.evaluation.files.score_json import score_as_dict
+from qkedit.laboratory.answering.generation import EvalSetAnswers
 from qkedit.laboratory.eval_set import EvalSet
-from qkedit.laboratory.generation import EvalSetAnswers
 from qkedit.laboratory.measures import Outcome
 from qkedit.laboratory.scoring import answers_by_split
 from qkedit.strict_text import json_lines, json_text

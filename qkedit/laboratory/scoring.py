@@ -13,9 +13,9 @@ from qkedit.evaluation.benchmarks.chair import scoring as chair
 from qkedit.evaluation.benchmarks.chair.words import Reading
 from qkedit.evaluation.benchmarks.coco_caption import scoring as coco_caption
 from qkedit.evaluation.files.records import Answer, Score
+from qkedit.laboratory.answering.generation import EvalSetAnswers
 from qkedit.laboratory.arms import Arm
 from qkedit.laboratory.eval_set import EvalSet
-from qkedit.laboratory.generation import EvalSetAnswers
 from qkedit.laboratory.measures import CAPTIONS, QUALITY, Outcome
 from qkedit.laboratory.worker import JobResult
 

@@ -13,9 +13,9 @@ import torch
 
 from qkedit.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from qkedit.checkpoint.resolve import resolve
+from qkedit.laboratory.answering.generation import EvalSetAnswers, run_eval_set
 from qkedit.laboratory.arms import Arm
 from qkedit.laboratory.eval_set import EvalSet, SceneRange, make_eval_set
-from qkedit.laboratory.generation import EvalSetAnswers, run_eval_set
 from qkedit.runtime.editing import ModelEdit, edit_as_stored
 from qkedit.runtime.generation import LoadedModel, load
 from qkedit.steering.plan import make_plan

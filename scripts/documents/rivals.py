@@ -26,13 +26,13 @@ from qkedit.demo.worlds import world_name_for
 from qkedit.evaluation.files.records import MeasuredItem
 from qkedit.evaluation.metric import Metric, measured
 from qkedit.evaluation.statistics.intervals import interval, paired
+from qkedit.laboratory.answering.generation import EvalSetAnswers
+from qkedit.laboratory.answering.whole_prompts import PROMPTS_AT_ONCE
 from qkedit.laboratory.arms import BASE, Arm, rival_arms
 from qkedit.laboratory.demonstration import Demonstration, demonstrate
 from qkedit.laboratory.eval_set import SceneRange
-from qkedit.laboratory.generation import EvalSetAnswers
 from qkedit.laboratory.measures import CAPTIONS, MEASURES, RESAMPLES, Figure, Measure, Row, compare
 from qkedit.laboratory.results_file import ResultsFile
-from qkedit.laboratory.whole_prompts import PROMPTS_AT_ONCE
 from qkedit.laboratory.worker import ModelSpec
 from qkedit.runtime.fingerprint import fingerprint
 from qkedit.runtime.generation import directory_of

@@ -9,9 +9,9 @@ import torch
 
 from qkedit.demo import SMALL_DEMO
 from qkedit.demo.worlds import SMALL
+from qkedit.laboratory.answering.generation import EvalSetAnswers
 from qkedit.laboratory.arms import Arm
 from qkedit.laboratory.eval_set import EvalSet, SceneRange, make_eval_set
-from qkedit.laboratory.generation import EvalSetAnswers
 from qkedit.laboratory.measures import Outcome
 from qkedit.laboratory.scoring import scored
 from qkedit.laboratory.worker import JobResult

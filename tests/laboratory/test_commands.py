@@ -14,8 +14,8 @@ from PIL import Image
 from qkedit.cli.application import made_command
 from qkedit.demo.scenes import with_article
 from qkedit.laboratory import experiment, measures
+from qkedit.laboratory.answering.generation import EvalSetAnswers
 from qkedit.laboratory.eval_set import HELD_OUT_SEED, make_eval_set
-from qkedit.laboratory.generation import EvalSetAnswers
 from qkedit.laboratory.worker import Job, JobResult, ModelSpec
 from tests.cli.command import qkedit
 

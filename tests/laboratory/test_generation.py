@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 
 from qkedit import DSCR, SCR
-from qkedit.laboratory import generation, whole_prompts
-from qkedit.laboratory import shared_pictures as shared_pictures_module
-from qkedit.laboratory.batches import Request
+from qkedit.laboratory.answering import generation, whole_prompts
+from qkedit.laboratory.answering import shared_pictures as shared_pictures_module
+from qkedit.laboratory.answering.batches import Request
+from qkedit.laboratory.answering.generation import EvalSetAnswers, run_eval_set
+from qkedit.laboratory.answering.shared_pictures import SharedPictures
+from qkedit.laboratory.answering.whole_prompts import WholePrompts
 from qkedit.laboratory.eval_set import EvalSet
-from qkedit.laboratory.generation import EvalSetAnswers, run_eval_set
-from qkedit.laboratory.shared_pictures import SharedPictures
-from qkedit.laboratory.whole_prompts import WholePrompts
 from qkedit.laboratory.worker import one_thread
 from qkedit.plugins.settings import PluginSettings
 from qkedit.runtime.generation import respond

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from qkedit.laboratory import generation
-from qkedit.laboratory.generation import run_eval_set
-from qkedit.laboratory.repeats import GROUPED_HEADS, equal_pictures_once, grouped_heads_kept
+from qkedit.laboratory.answering import generation
+from qkedit.laboratory.answering.generation import run_eval_set
+from qkedit.laboratory.answering.repeats import GROUPED_HEADS, equal_pictures_once, grouped_heads_kept
 from qkedit.laboratory.worker import one_thread
 from qkedit.plugins.settings import PluginSettings
 from qkedit.runtime.generation import Prompt, batch_inputs, prompt_text

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from qkedit.demo.worlds import SMALL
-from qkedit.laboratory import whole_prompts
+from qkedit.laboratory.answering import whole_prompts
+from qkedit.laboratory.answering.generation import EvalSetAnswers, run_eval_set
 from qkedit.laboratory.arms import CONTROLLED, RIVALS, Arm, rival_arms
 from qkedit.laboratory.eval_set import SceneRange
-from qkedit.laboratory.generation import EvalSetAnswers, run_eval_set
 from qkedit.laboratory.results_file import ResultsFile
 from qkedit.laboratory.worker import Job, JobResult
 from qkedit.plugins.registry import PLUGINS, plugin_options

@@ -20,10 +20,10 @@ from qkedit.demo.worlds import SMALL
 from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.statistics.guard import Guard
 from qkedit.laboratory import experiment, measures, sweep
+from qkedit.laboratory.answering.generation import EvalSetAnswers
 from qkedit.laboratory.arms import BASE, Arm, demonstration_arms
 from qkedit.laboratory.demonstration import demonstrate
 from qkedit.laboratory.eval_set import EvalSet, SceneRange, make_eval_set
-from qkedit.laboratory.generation import EvalSetAnswers
 from qkedit.laboratory.results_file import ResultsFile
 from qkedit.laboratory.sweep import SweepReport, run_sweep
 from qkedit.laboratory.sweep_grid import SweepSettings

@@ -20,9 +20,9 @@ from qkedit.demo.scenes import with_article
 from qkedit.demo.worlds import SMALL
 from qkedit.errors import CheckpointError, QkeditError
 from qkedit.laboratory import experiment, measures
+from qkedit.laboratory.answering.generation import EvalSetAnswers
 from qkedit.laboratory.arms import BASE, Arm
 from qkedit.laboratory.eval_set import EvalSet, SceneRange, make_eval_set
-from qkedit.laboratory.generation import EvalSetAnswers
 from qkedit.laboratory.measures import Outcome
 from qkedit.laboratory.scoring import scored
 from qkedit.laboratory.sweep_grid import SweepSettings

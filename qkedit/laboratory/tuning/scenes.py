@@ -10,8 +10,8 @@ from PIL import Image
 from qkedit.demo.scenes import CAPTION_PROMPT
 from qkedit.errors import UsageError
 from qkedit.evaluation.files.records import Score
+from qkedit.laboratory.answering.generation import EvalSetAnswers, run_eval_set
 from qkedit.laboratory.eval_set import EvalSet, SceneRange, make_eval_set
-from qkedit.laboratory.generation import EvalSetAnswers, run_eval_set
 from qkedit.laboratory.measures import MEASURES, Measure
 from qkedit.laboratory.scoring import scores
 from qkedit.laboratory.tuning.data import Answers, AskedModel

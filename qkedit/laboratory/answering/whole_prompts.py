@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from qkedit.laboratory.batches import Batch, Request, Said, grouped, plugins_for, prompt_of
+from qkedit.laboratory.answering.batches import Batch, Request, Said, grouped, plugins_for, prompt_of
 from qkedit.laboratory.eval_set import EvalSet
 from qkedit.plugins.settings import PluginSettings
 from qkedit.runtime.generation import LoadedModel, respond_batch

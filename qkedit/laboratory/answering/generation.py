@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 
 import torch
 
-from qkedit.laboratory.batches import Request
+from qkedit.laboratory.answering.batches import Request
+from qkedit.laboratory.answering.repeats import CAUSAL_MODELS, equal_pictures_once, grouped_heads_kept
+from qkedit.laboratory.answering.shared_pictures import SharedPictures, needs_no_question
+from qkedit.laboratory.answering.whole_prompts import WholePrompts
 from qkedit.laboratory.eval_set import EvalSet
-from qkedit.laboratory.repeats import CAUSAL_MODELS, equal_pictures_once, grouped_heads_kept
-from qkedit.laboratory.shared_pictures import SharedPictures, needs_no_question
-from qkedit.laboratory.whole_prompts import WholePrompts
 from qkedit.plugins.settings import PluginSettings
 from qkedit.runtime.generation import LoadedModel
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qkedit.laboratory.batches import Batch, Request, Said, grouped, plugins_for, prompt_of
+from qkedit.laboratory.answering.batches import Batch, Request, Said, grouped, plugins_for, prompt_of
 from qkedit.laboratory.eval_set import EvalSet
 from qkedit.plugins.settings import PluginSettings
 from qkedit.plugins.transformers.attach import attach
