@@ -46,6 +46,7 @@ def test_splits_plugins_and_aliases_are_completed() -> None:
     [
         ("qkedit steer --channel s", ["symmetric"]),
         ("qkedit score hall", ["hallusionbench"]),
+        ("qkedit eval --plugin ds", ["dscr"]),
     ],
 )
 def test_the_shell_receives_the_completions(words: str, offered: list[str]) -> None:
