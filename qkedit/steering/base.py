@@ -81,15 +81,6 @@ def not_recorded(name: str = "the model") -> UsageError:
     )
 
 
-def open_base(manifest: Manifest, base: str, revision: str | None) -> Checkpoint:
-    """Open the base that the user names, as `named_base` takes it.
-
-    Raises:
-        QkeditError: there is no such model, or it is not a sound checkpoint.
-    """
-    return named_base(manifest, base, revision).open()
-
-
 def _hub_id(model: str) -> str | None:
     """Return the hub id that `resolve` finds for a name; None for a directory, which takes precedence."""
     preset = preset_by_alias(model)

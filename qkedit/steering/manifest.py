@@ -61,8 +61,7 @@ def derived_manifest(
         base=RecordedBase(model=checkpoint.files.name, revision=checkpoint.files.revision),
         understood_as=next((edit.understood_as for edit in parts if edit.understood_as), None),
         derivation=derivation,
-        made_of=tuple({key: value for key, value in edit.as_dict().items() if key != "history"} for edit in parts)
-        or None,
+        made_of=tuple(map(_without_history, parts)) or None,
         strength=strength,
         tensors=written.tensor_edits(),
         files=tuple(files_of_output(checkpoint)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -121,19 +122,17 @@ def compare_with_base(
             layers = known_query_layers(base)
             mismatches += misfits(manifest, layers) if layers is not None else ()
     files = LocalFiles(directory)
+    result = partial(
+        Verification,
+        directory=str(directory),
+        tensors_checked=len(planned),
+        compared_with_base=base.files.name if base else None,
+    )
     if is_adapter(files, manifest):
         mismatches += adapter_mismatches(files, manifest, on_bytes)
         if base is not None and layers is not None and not mismatches:
             mismatches += rows_beside_heads(files, manifest, base, layers)
-        return Verification(
-            directory=str(directory),
-            layout="lora",
-            tensors_checked=len(planned),
-            compared_with_base=base.files.name if base else None,
-            tensors_compared=0,
-            files_compared=0,
-            mismatches=tuple(mismatches),
-        )
+        return result(layout="lora", tensors_compared=0, files_compared=0, mismatches=tuple(mismatches))
     sizes: dict[str, int] | None = None
     delta = False
     others: set[str] = set()
@@ -164,11 +163,8 @@ def compare_with_base(
             mismatches += _different_headers(edited, base)
             names = _names_in_output(base)
             mismatches += _different_files(edited, base, names, manifest.generated, on_bytes)
-    return Verification(
-        directory=str(directory),
+    return result(
         layout="delta" if delta else "full",
-        tensors_checked=len(planned),
-        compared_with_base=base.files.name if base else None,
         tensors_compared=len(others),
         files_compared=len(names),
         mismatches=tuple(mismatches),

@@ -173,10 +173,10 @@ class RunFiles:
                 "holds files, but no run", where=str(self.directory), remedy="name a new or empty directory with --out"
             )
         place = self.directory.absolute()
-        standing = next(path for path in (place, *place.parents) if os.path.lexists(path))
-        if not standing.is_dir():
-            raise UsageError(f"{standing} is not a directory", where="--out", remedy="name another place")
-        check_writable(standing, self._run_file)
+        existing = next(path for path in (place, *place.parents) if os.path.lexists(path))
+        if not existing.is_dir():
+            raise UsageError(f"{existing} is not a directory", where="--out", remedy="name another place")
+        check_writable(existing, self._run_file)
 
     def _clear(self) -> None:
         """Remove the files of a run, and nothing else; its record goes last, so that a kill leaves a known run."""

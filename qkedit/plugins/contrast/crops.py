@@ -115,7 +115,7 @@ class TwoContrasts(DecodingEdit):
         self._steps += 1
         settings = self._plugin.settings
         likeliest = logits.max(dim=-1, keepdim=True).values
-        plausible = logits >= likeliest + math.log(settings.beta) if settings.beta > 0 else logits == logits
+        plausible = logits >= likeliest + (math.log(settings.beta) if settings.beta > 0 else -math.inf)
         own = logits - logits.masked_fill(~plausible, -torch.inf).logsumexp(dim=-1, keepdim=True)
         # Bounded, so that the weight of a very late token is finite.
         edited = own + math.expm1(min(settings.decay * self._steps, 60.0)) * (own - text)

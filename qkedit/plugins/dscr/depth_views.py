@@ -96,10 +96,9 @@ def _from_tiles(pixels: Tensor, counts: Sequence[int]) -> list[View]:
     if pixels.ndim == 5:
         pixels = pixels.flatten(0, 1)
         pixels = pixels[pixels.flatten(1).any(1)]
-    found = []
-    for own in pixels.split(list(counts)):
-        found.append(View(own[-1], arrangement(own[:-1], own[-1]) if len(own) > 1 else (1, 1)))
-    return found
+    return [
+        View(own[-1], arrangement(own[:-1], own[-1]) if len(own) > 1 else (1, 1)) for own in pixels.split(list(counts))
+    ]
 
 
 def arrangement(tiles: Tensor, thumbnail: Tensor) -> tuple[int, int]:

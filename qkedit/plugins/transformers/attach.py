@@ -233,19 +233,20 @@ class Attachment:
         in_branches: list[AttentionEdit | None] = []
         generation = Generation(self._parts, given, functools.partial(self._start_branch, original, in_branches))
         edits: dict[str, DecodingEdit] = {}
-        before = len(self._reports) and self._reports[-1]
+        before = self._last_report()
         with ExitStack() as ends:
             for name, plugin in self._decoding.items():
                 edits[name] = plugin.start_decoding(generation)
                 ends.callback(edits[name].close)
-            ends.enter_context(self._held("logits", EditedLogits(list(edits.values()))))
-            ends.enter_context(editing_states(self._parts.layers, given, list(edits.values())))
-            ends.enter_context(observing(self._parts.layers, list(edits.values())))
-            ends.enter_context(edited_attention(self._parts.text_config, given, list(edits.values()), in_branches))
+            started = list(edits.values())
+            ends.enter_context(self._held("logits", EditedLogits(started)))
+            ends.enter_context(editing_states(self._parts.layers, given, started))
+            ends.enter_context(observing(self._parts.layers, started))
+            ends.enter_context(edited_attention(self._parts.text_config, given, started, in_branches))
             output = original(**with_decoding(given, edits))
         of_decoding = {name: edit.report() for name, edit in edits.items()}
         # A prefill with images has already reported; together they are one request.
-        if self._reports and (last := self._reports[-1]) is not before:
+        if (last := self._last_report()) is not None and last is not before:
             self._reports[-1] = replace(last, plugins={**last.plugins, **of_decoding})
         else:
             self._reports.append(replace(counted(self._parts.config, given), plugins=of_decoding))
@@ -316,6 +317,9 @@ class Attachment:
             )
         )
         return output
+
+    def _last_report(self) -> RequestReport | None:
+        return self._reports[-1] if self._reports else None
 
     def _waiting(self) -> Request | None:
         """The running prefill of this thread."""

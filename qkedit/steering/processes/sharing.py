@@ -17,7 +17,7 @@ from qkedit.steering.engine.edited_tensor import EditedTensor
 from qkedit.steering.engine.pace import pace_of
 from qkedit.steering.engine.prefetch import prefetch
 from qkedit.steering.plan import SteerPlan
-from qkedit.steering.processes.connection import LostConnectionError, first_of, others_of
+from qkedit.steering.processes.connection import Connection, LostConnectionError, first_of, others_of
 from qkedit.steering.processes.launch import Launch
 from qkedit.steering.processes.messages import fingerprint, receive_edited, send_edited, send_failure
 
@@ -75,13 +75,7 @@ def hand_over_edits(launch: Launch, plan_of: Callable[[], SteerPlan], edits_of: 
         with first_of(launch) as first:
             try:
                 plan = plan_of()
-                common, part = fingerprint(plan), _part(plan, launch)
-                if part.layers:
-                    with prefetch(edits_of(part), pace_of(part).edited) as edits:
-                        for edited in edits:
-                            with interrupts_deferred():  # an error after half a message would be read as its rest
-                                send_edited(first, edited, common)
-                            del edited  # while the next layer is edited
+                _send_part(first, _part(plan, launch), fingerprint(plan), edits_of)
                 first.receive()
             except LostConnectionError:
                 raise
@@ -92,6 +86,17 @@ def hand_over_edits(launch: Launch, plan_of: Callable[[], SteerPlan], edits_of: 
                 raise
     except LostConnectionError as error:
         raise _lost(launch, 0, str(error)) from None
+
+
+def _send_part(first: Connection, part: SteerPlan, common: str, edits_of: EditsOf) -> None:
+    """Edit the layers of a part of a plan and send them; `common` is the fingerprint of the whole plan."""
+    if not part.layers:
+        return
+    with prefetch(edits_of(part), pace_of(part).edited) as edits:
+        for edited in edits:
+            with interrupts_deferred():  # an error after half a message would be read as its rest
+                send_edited(first, edited, common)
+            del edited  # while the next layer is edited
 
 
 def _part(plan: SteerPlan, launch: Launch) -> SteerPlan:

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from qkedit.evaluation.files.records import Score
     from qkedit.evaluation.runs.arms import Arm
     from qkedit.evaluation.runs.backend import Backend
-    from qkedit.evaluation.runs.endpoint import Endpoint
     from qkedit.plugins.settings import PluginSettings
 
 ENDPOINT = "A model behind an endpoint"
@@ -133,6 +132,7 @@ def evaluate(
         from qkedit.cli.progress import counting_bar
         from qkedit.evaluation.runs.arms import BASE, Arm, in_one_load
         from qkedit.evaluation.runs.endpoint import Endpoint, ServedImages
+        from qkedit.evaluation.runs.endpoint_pool import backend_of as pool_of
         from qkedit.evaluation.runs.evaluate import evaluate as run
         from qkedit.evaluation.runs.local_model import LocalModel
 
@@ -147,15 +147,10 @@ def evaluate(
             if on_command_line(context, "engine"):
                 raise UsageError("an endpoint has its own engine", where="--engine", remedy="leave it out")
             refuse_flags_without_engine(engine_flags)
-            if each:
-                raise UsageError(
-                    "an endpoint is one arm", where="--each", remedy="evaluate each served model by itself"
-                )
-            if edit:
-                raise UsageError("an endpoint has its own weights", where="--edit", remedy="serve the edited model")
+            _refuse_with_endpoint(model.argument or model.model, plugin, edits, each=each)
             served = ServedImages(images, image_urls) if image_urls else None
             servers = [Endpoint(url, endpoint_model, concurrency, images=served) for url in endpoint]
-            backend_of = _always(_endpoints(servers, model.argument or model.model, plugin, target))
+            backend_of = _always(pool_of(servers, target))
         elif engine == "vllm":
             from qkedit.api.vllm_servers import vllm_servers
 
@@ -218,14 +213,18 @@ def evaluate(
         deliver(output, fields, Group(*_tables(finished.scores)), {}, done=[finished.file])
 
 
-def _endpoints(servers: Sequence[Endpoint], other: str | None, plugins: Sequence[str] | None, target: Path) -> Backend:
-    from qkedit.evaluation.runs.endpoint_pool import backend_of
-
-    if other is not None:
+def _refuse_with_endpoint(
+    model: str | None, plugins: Sequence[str] | None, edits: Sequence[str], *, each: bool
+) -> None:
+    """Refuse flags of a model in this process. Raises UsageError for the first that is given."""
+    if each:
+        raise UsageError("an endpoint is one arm", where="--each", remedy="evaluate each served model by itself")
+    if edits:
+        raise UsageError("an endpoint has its own weights", where="--edit", remedy="serve the edited model")
+    if model is not None:
         raise UsageError("a model is named as well", where="--endpoint", remedy="name one of them")
     if plugins:
         raise UsageError("an endpoint has its own plug-ins", where="--plugin", remedy="name them where it is served")
-    return backend_of(servers, target)
 
 
 def _always(backend: Backend) -> Callable[[Arm], Backend]:
