@@ -186,7 +186,7 @@ def test_there_are_no_import_cycles() -> None:
     try:
         TopologicalSorter(imports()).prepare()
     except CycleError as error:
-        pytest.fail(f"a circle: {' → '.join(error.args[1])}")
+        pytest.fail(f"a cycle: {' → '.join(error.args[1])}")
 
 
 def test_the_document_has_the_order_and_the_top_level_modules() -> None:
