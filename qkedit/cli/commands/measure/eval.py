@@ -28,7 +28,7 @@ from qkedit.cli.flags.loading import LOADING_FLAGS, LoadingFlags
 from qkedit.cli.flags.model import ModelFlags
 from qkedit.cli.flags.output import OutOption, required_out
 from qkedit.cli.flags.plugins import EditsOption, PluginsOption, chosen_plugins
-from qkedit.cli.output import GO_ON, command
+from qkedit.cli.output import GO_ON, Output, command
 from qkedit.cli.settings import on_command_line, refuse_without_effect
 from qkedit.errors import UsageError
 
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from qkedit.evaluation.runs.arms import Arm
     from qkedit.evaluation.runs.backend import Backend
     from qkedit.plugins.settings import PluginSettings
+
+    BackendOf = Callable[[Arm], Backend]
 
 ENDPOINT = "A model behind an endpoint"
 
@@ -130,17 +132,16 @@ def evaluate(
 
         from qkedit.cli.commands.measure.eval_arms import run_each
         from qkedit.cli.progress import counting_bar
-        from qkedit.evaluation.runs.arms import BASE, Arm, in_one_load
+        from qkedit.evaluation.runs.arms import BASE, Arm
         from qkedit.evaluation.runs.endpoint import Endpoint, ServedImages
         from qkedit.evaluation.runs.endpoint_pool import backend_of as pool_of
         from qkedit.evaluation.runs.evaluate import evaluate as run
-        from qkedit.evaluation.runs.local_model import LocalModel
 
         check_benchmarks(benchmark or ())
         target = required_out(out)
         if images is None:
             raise UsageError("no directory of images is given", where="--images", remedy="name their directory")
-        backend_of: Callable[[Arm], Backend]
+        backend_of: BackendOf
         edits = tuple(str(place) for place in edit or ())
         plugins: tuple[PluginSettings, ...] = ()
         if endpoint:
@@ -151,31 +152,14 @@ def evaluate(
             served = ServedImages(images, image_urls) if image_urls else None
             servers = [Endpoint(url, endpoint_model, concurrency, images=served) for url in endpoint]
             backend_of = _always(pool_of(servers, target))
-        elif engine == "vllm":
-            from qkedit.api.vllm_servers import vllm_servers
-
-            refuse_without_effect(
-                context, "with --engine vllm", "batch_size", "endpoint_model", "image_urls", *LOADING_FLAGS
-            )
-            name = model.name(context)
-            plugins = chosen_plugins(plugin, name, repeated=each)
-            backend_of = vllm_servers(name, model.revision, engine_flags or (), concurrency, output.progress)
         else:
-            refuse_flags_without_engine(engine_flags)
             name = model.name(context)
             plugins = chosen_plugins(plugin, name, repeated=each)
-            local = LocalModel(
-                name,
-                model.revision,
-                (),
-                loading.chosen_device(),
-                loading.dtype,
-                batch_size,
-                loading.trust_remote_code,
-                loading.chat_template,
-                loading.placement(context),
-            )
-            backend_of = in_one_load(local)
+            if engine == "vllm":
+                backend_of = _on_vllm(context, name, model.revision, engine_flags, concurrency, output)
+            else:
+                refuse_flags_without_engine(engine_flags)
+                backend_of = _on_transformers(context, name, model.revision, loading, batch_size)
         tasks = named_tasks(
             benchmark or (),
             split or (),
@@ -227,8 +211,44 @@ def _refuse_with_endpoint(
         raise UsageError("an endpoint has its own plug-ins", where="--plugin", remedy="name them where it is served")
 
 
-def _always(backend: Backend) -> Callable[[Arm], Backend]:
+def _always(backend: Backend) -> BackendOf:
     return lambda arm: backend
+
+
+def _on_vllm(
+    context: typer.Context,
+    name: str,
+    revision: str | None,
+    engine_flags: Sequence[str] | None,
+    concurrency: int | None,
+    output: Output,
+) -> BackendOf:
+    """Return the function that starts a server of vLLM per arm. Raises UsageError for flags of transformers."""
+    from qkedit.api.vllm_servers import vllm_servers
+
+    refuse_without_effect(context, "with --engine vllm", "batch_size", "endpoint_model", "image_urls", *LOADING_FLAGS)
+    return vllm_servers(name, revision, engine_flags or (), concurrency, output.progress)
+
+
+def _on_transformers(
+    context: typer.Context, name: str, revision: str | None, loading: LoadingFlags, batch_size: int
+) -> BackendOf:
+    """Return the function that asks one loaded model for every arm."""
+    from qkedit.evaluation.runs.arms import in_one_load
+    from qkedit.evaluation.runs.local_model import LocalModel
+
+    local = LocalModel(
+        name,
+        revision,
+        (),
+        loading.chosen_device(),
+        loading.dtype,
+        batch_size,
+        loading.trust_remote_code,
+        loading.chat_template,
+        loading.placement(context),
+    )
+    return in_one_load(local)
 
 
 def _tables(scores: Sequence[Score]) -> Iterator[RenderableType]:
