@@ -39,7 +39,7 @@ class Run:
         scenes: the number of scenes, half of them for the choice.
         trials: the number of trials.
         space: the space.
-        prunes: whether hopeless trials are given up.
+        prunes: whether hopeless trials are stopped early.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Run:
 RUNS = (
     Run("few scenes", 32, 16),
     Run("more scenes", 96, 12),
-    Run("no trial is given up", 64, 12, prunes=False),
+    Run("no trial is stopped early", 64, 12, prunes=False),
     Run("single heads", 64, 16, SINGLE_HEADS),
 )
 

@@ -59,10 +59,10 @@ def _base(base: Row) -> str:
     usual = all((hr[0].low or 0) > (other.high or 0) for other in hr[1:])
     title = "Hallucinations follow what is usual" if usual else "Hallucinations do not clearly follow what is usual"
     return (
-        f"**{title}.** The captions name {values['recall']} of the objects, and {values['chair_s']} of them an absent "
-        f"one. The answer is yes to {_value(base, 'hr_adversarial')} % of the questions about absent objects that are "
-        f"usual beside those in the scene, to {_value(base, 'hr_popular')} % about popular ones, and to "
-        f"{_value(base, 'hr_random')} % about random ones."
+        f"**{title}.** The captions name {values['recall']} of the objects, and {values['chair_s']} of the captions "
+        f"name an absent one. The answer is yes to {_value(base, 'hr_adversarial')} % of the questions about absent "
+        f"objects that usually occur with those in the scene, to {_value(base, 'hr_popular')} % about popular ones, "
+        f"and to {_value(base, 'hr_random')} % about random ones."
     )
 
 
@@ -103,7 +103,7 @@ def _sweep(report: SweepReport) -> str:
     helping = [one for one in kept if improves(MEASURES[report.settings.objective], one.objective.difference)]
     text = (
         f"Of {len(cells)} cells, {len(kept)} keep recall within the guard, and {len(helping)} of these lower CHAIR_s "
-        "on the half of the scenes that chose."
+        "on the half of the scenes that was used to choose."
     )
     if report.winner is None or report.confirmation is None:
         return f"**No cell of the sweep keeps recall.** {text}"
@@ -111,7 +111,7 @@ def _sweep(report: SweepReport) -> str:
     good = _effect(winner, "chair_s") is True and _effect(winner, "recall") is not False
     title = "The sweep's winner is confirmed" if good else "The sweep's winner is not confirmed"
     return (
-        f"**{title}.** {text} The best that keeps it, {report.winner.cell.name}, on the other half: "
+        f"**{title}.** {text} The best that keeps recall, {report.winner.cell.name}, on the other half: "
         f"{_differences(winner)}."
     )
 
