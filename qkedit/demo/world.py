@@ -30,13 +30,14 @@ class World:
         stranger: how often a scene shows something that belongs elsewhere.
         fewest, most: the limits of the number of kinds in a scene.
         hard: how often an object is small and faint beyond what its distance asks for.
-        tucked_away: how often an object stands behind a nearer one.
+        tucked_away: how often an object is behind a nearer one.
         nearest, shrinking: the size in pixels of an object at the front, and by how much it is smaller at the back.
         clutter: the least number of meaningless patches on the ground, and the number that no scene reaches.
         texture: the strength of stripes across the ground, in grey levels.
         grammar: writes captions.
         colours: the colours of each kind, the usual one first; empty for kinds in the one colour of their shape.
         countable: the kinds that also occur in groups of two and three.
+        image_size: the width and height of an image in pixels.
     """
 
     name: str
@@ -129,7 +130,7 @@ def draw_company(generator: np.random.Generator, world: World, theme: str) -> tu
 
 
 def place(generator: np.random.Generator, world: World, kinds: tuple[str, ...]) -> tuple[Placement, ...]:
-    """Put objects into a scene, from the back to the front: what is far stands higher, is smaller and fainter."""
+    """Put objects into a scene, from the back to the front: what is far is higher up, smaller and fainter."""
     looks = [(_colour(generator, world, kind), _count(generator, world, kind)) for kind in kinds]
     depths = generator.random(len(kinds))
     placed: list[Placement] = []

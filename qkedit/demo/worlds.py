@@ -33,7 +33,7 @@ SMALL = World(
 CROWDED = World(
     name="crowded",
     themes={
-        # Pairs of companions: the second of a pair is usual beside the first, and rare without it.
+        # Pairs of companions: the second of a pair usually occurs with the first, and rarely without it.
         "kitchen": ("plate", "cup", "bowl", "apple", "kettle", "fork"),
         "street": ("car", "lamp", "house", "flag", "bus", "sign"),
         "garden": ("tree", "flower", "bird", "ladder", "chair", "ball"),

@@ -41,8 +41,8 @@ def check_place(directory: Path) -> None:
     target = locate(directory)
     if os.path.lexists(target):
         raise UsageError("already exists", where=f"--save {directory}", remedy="name a new directory")
-    standing = next(place for place in target.parents if place.is_dir())
-    check_writable(standing, target)
+    existing = next(place for place in target.parents if place.is_dir())
+    check_writable(existing, target)
 
 
 def save(directory: Path, eval_set: EvalSet, arms: Sequence[tuple[Outcome, EvalSetAnswers]]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from qkedit.checkpoint.contents import PLUGINS_FILE, is_hidden, is_hidden_file
 from qkedit.checkpoint.hub.repository import Content
-from qkedit.checkpoint.io.ownership import files_standing_in, shown, written_by_qkedit
+from qkedit.checkpoint.io.ownership import files_by_owner, shown, written_by_qkedit
 from qkedit.checkpoint.io.source import LocalFiles
 from qkedit.checkpoint.manifest_file import Manifest, Ownership
 from qkedit.errors import CheckpointError, UsageError
@@ -40,10 +40,10 @@ def outgoing_files(
         UsageError: there are other files, or a pattern matches none.
         CheckpointError: a file of the output is missing, or a link points outside the directory.
     """
-    standing = files_standing_in(directory)
-    own = (*standing.ours, *standing.changed)
+    found = files_by_owner(directory)
+    own = (*found.ours, *found.changed)
     _refuse_missing(directory, manifest, own)
-    changed = sorted({*standing.changed} - {CARD_FILE})  # a card that the user edited is sent as it is
+    changed = sorted({*found.changed} - {CARD_FILE})  # a card that the user edited is sent as it is
     if changed:
         raise CheckpointError(
             f"files were changed since qkedit wrote them: {shown(changed)}",
@@ -52,16 +52,16 @@ def outgoing_files(
         )
     for option, patterns in (("--include", include), ("--exclude", exclude)):
         for pattern in patterns:
-            if not _matching(standing.others, [pattern]):
+            if not _matching(found.others, [pattern]):
                 raise UsageError(
                     f"{pattern!a} matches none of the files that qkedit did not write",
                     where=option,
                     remedy="check the pattern; files that qkedit wrote are always sent",
                 )
-    left_out = _matching(standing.others, exclude)
-    included = _matching(standing.others, include) - left_out
-    hidden = {name for name in standing.others if is_hidden(name) or is_hidden_file(name)}
-    unknown = sorted(set(standing.others) - left_out - included - hidden)
+    left_out = _matching(found.others, exclude)
+    included = _matching(found.others, include) - left_out
+    hidden = {name for name in found.others if is_hidden(name) or is_hidden_file(name)}
+    unknown = sorted(set(found.others) - left_out - included - hidden)
     if unknown:
         attached = (
             f" ({PLUGINS_FILE} would attach plug-ins wherever the model is run)" if PLUGINS_FILE in unknown else ""

@@ -150,8 +150,8 @@ def _verify(
 
 
 def _planned(name: str, content: Content, repository: Repository | None, base: HubBase | None) -> PlannedFile:
-    standing = repository.files.get(name) if repository is not None else None
-    if standing is not None and content.equals(standing):
+    existing = repository.files.get(name) if repository is not None else None
+    if existing is not None and content.equals(existing):
         return PlannedFile(name, "unchanged", content.size, content)
     source = base.repository.files.get(name) if base is not None else None
     # The hub copies only large files, by a hash that very old files do not have.

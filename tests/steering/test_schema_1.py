@@ -15,7 +15,7 @@ import pytest
 
 import qkedit
 from qkedit.checkpoint.checkpoint import open_checkpoint
-from qkedit.checkpoint.io.ownership import files_standing_in
+from qkedit.checkpoint.io.ownership import files_by_owner
 from qkedit.checkpoint.io.source import LocalFiles
 from qkedit.checkpoint.manifest_file import Lineage, Manifest, part_of
 from qkedit.demo import SMALL_DEMO
@@ -86,9 +86,9 @@ def test_a_full_output_is_verified_against_its_base(full: Path) -> None:
 
 def test_a_full_output_is_replaced_like_by_that_version(full: Path) -> None:
     (full / "README.md").write_text("rewritten")  # without a hash, this cannot be distinguished from our card
-    standing = files_standing_in(full)
-    assert (standing.others, standing.changed) == ((), ())
-    assert "README.md" in standing.ours
+    found = files_by_owner(full)
+    assert (found.others, found.changed) == ((), ())
+    assert "README.md" in found.ours
     qkedit.steer(SMALL_DEMO, out=full, layers="3", overwrite=True, fsync=False)
     assert read_manifest(full).history == ()
 

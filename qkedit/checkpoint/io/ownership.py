@@ -44,7 +44,7 @@ class Replaced:
         return {"written_by_qkedit": list(self.ours), "others": list(self.others), "changed": list(self.changed)}
 
 
-def files_standing_in(directory: Path) -> Replaced:
+def files_by_owner(directory: Path) -> Replaced:
     """Return the files and links in a directory by who wrote them; files left by desktops are ignored.
 
     Raises:

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from qkedit.checkpoint.io.file_errors import explained
-from qkedit.checkpoint.io.ownership import Replaced, files_standing_in
+from qkedit.checkpoint.io.ownership import Replaced, files_by_owner
 from qkedit.errors import UsageError
 
 _CHOOSE_ANOTHER = "choose another --out"
@@ -26,22 +26,22 @@ def locate(target: Path) -> Path:
     # "/", "." and ".." are existing directories with another name.
     names_itself = target.name not in ("", "..")
     parent = target.parent if names_itself else target
-    standing = next(place for place in (parent, *parent.parents) if os.path.lexists(place) or place == place.parent)
-    missing = parent.relative_to(standing)
+    existing = next(place for place in (parent, *parent.parents) if os.path.lexists(place) or place == place.parent)
+    missing = parent.relative_to(existing)
     try:
-        real = Path(os.path.realpath(standing, strict=True))
+        real = Path(os.path.realpath(existing, strict=True))
     except FileNotFoundError as error:
         raise UsageError(
-            f"the directory {standing} does not exist",
+            f"the directory {existing} does not exist",
             where=str(target),
             remedy=f"create it first or {_CHOOSE_ANOTHER}",
         ) from error
     except OSError as error:
-        raise UsageError(f"{standing} is not accessible", where=str(target), remedy=_CHOOSE_ANOTHER) from error
+        raise UsageError(f"{existing} is not accessible", where=str(target), remedy=_CHOOSE_ANOTHER) from error
     with explained("look at", real):
         is_directory = real.is_dir()
     if not is_directory:
-        raise UsageError(f"{standing} is not a directory", where=str(target), remedy=_CHOOSE_ANOTHER)
+        raise UsageError(f"{existing} is not a directory", where=str(target), remedy=_CHOOSE_ANOTHER)
     if ".." in missing.parts:
         raise UsageError("leads up from a directory that does not exist", where=str(target), remedy=_CHOOSE_ANOTHER)
     return real / missing / target.name if names_itself else real / missing
@@ -120,14 +120,14 @@ def refuse_existing(target: Path, *, overwrite: bool, force: bool = False) -> Re
         raise UsageError(
             "already exists", where=str(target), remedy=f"{_CHOOSE_ANOTHER} or replace it with --overwrite"
         )
-    standing = files_standing_in(target)
-    if standing.strangers and not force:
+    found = files_by_owner(target)
+    if found.strangers and not force:
         raise UsageError(
-            f"holds {standing.strangers}, so it is not replaced",
+            f"holds {found.strangers}, so it is not replaced",
             where=str(target),
             remedy=f"move them, {_CHOOSE_ANOTHER}, or also remove them with --force",
         )
-    return standing
+    return found
 
 
 def _indispensable() -> Iterator[tuple[str, Path]]:

@@ -43,6 +43,7 @@ class StepPrefill(Prefill):
         run: the model's unedited forward for the step, from its embeddings.
         embeddings: the embeddings of all tokens of the step, `[tokens, D]`.
         mean_over_ranks: a function that averages a tensor over the tensor-parallel ranks.
+        rotations: the rotations that plug-ins have asked for.
     """
 
     prompts: PromptBatch = field(repr=False)

@@ -37,9 +37,10 @@ class OperaReport(PluginReport):
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """The settings of a search on one model; see `OPERA`.
+    """The settings of a search on one model.
 
     Attributes:
+        beams, candidates, alpha, scale, threshold, early: as in `OPERA`.
         layer: the decoder layer whose attention counts.
         generator: the random numbers of a control; None for the method itself.
     """

@@ -17,7 +17,7 @@ from qkedit.checkpoint.contents import CONFIG_FILE, MANIFEST_FILE, ORIGINALS_FIL
 from qkedit.checkpoint.io.copying import LinkMode, clone_or_reserve, complement, copy_ranges
 from qkedit.checkpoint.io.file_errors import explained
 from qkedit.checkpoint.io.header import TensorEntry
-from qkedit.checkpoint.io.ownership import files_standing_in, shown
+from qkedit.checkpoint.io.ownership import files_by_owner, shown
 from qkedit.checkpoint.io.source import LocalFiles, snapshot_of
 from qkedit.checkpoint.io.staging import StagedDirectory
 from qkedit.checkpoint.manifest_file import Manifest
@@ -107,7 +107,7 @@ def revert(
     manifest = read_manifest(files.directory)
     output = _output(files, None if out is None else Path(out), overwrite, force, fsync)
     edited = _opened(files)
-    changed = files_standing_in(files.directory).changed
+    changed = files_by_owner(files.directory).changed
     originals = original_bytes(
         files, manifest, None if base is None else str(base), revision, intact=ORIGINALS_FILE not in changed
     )

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qkedit.checkpoint.io.ownership import Replaced, files_standing_in, shown
+from qkedit.checkpoint.io.ownership import Replaced, files_by_owner, shown
 from qkedit.errors import QkeditError, UsageError
 from tests.checkpoint.outputs import FILES, read_generation, siblings, tree, write_output, write_to
 from tests.checkpoint.written import write_single
@@ -68,7 +68,7 @@ def test_links_are_files_of_others(old: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (old / "photos").symlink_to(tmp_path / "photos")
     (old / "dangling").symlink_to("nothing")
-    assert files_standing_in(old) == Replaced(ours=tuple(sorted(FILES)), others=("dangling", "photos"))
+    assert files_by_owner(old) == Replaced(ours=tuple(sorted(FILES)), others=("dangling", "photos"))
 
 
 def test_files_of_desktops_do_not_stop_a_run(old: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_delta_consists_of_its_tensors_and_its_manifest(tmp_path: Path) -> Non
     (tmp_path / "qkedit.json").write_text(json.dumps(manifest))
     (tmp_path / "qkedit-delta.safetensors").write_text("x")
     (tmp_path / "config.json").write_text("{}")
-    assert files_standing_in(tmp_path) == Replaced(
+    assert files_by_owner(tmp_path) == Replaced(
         ours=("qkedit-delta.safetensors", "qkedit.json"), others=("config.json",)
     )
 
@@ -99,7 +99,7 @@ def test_a_file_is_ours_only_if_a_valid_manifest_lists_it(
     directory.mkdir(exist_ok=True)
     (directory / "thesis.tex").write_text("three years")
     (directory / "qkedit.json").write_bytes(content)
-    assert "thesis.tex" in files_standing_in(directory).others
+    assert "thesis.tex" in files_by_owner(directory).others
 
 
 def output_with_card(directory: Path, card: str = "ours") -> Path:
@@ -114,8 +114,8 @@ def output_with_card(directory: Path, card: str = "ours") -> Path:
 
 def test_an_unchanged_generated_file_is_ours(target: Path) -> None:
     target.mkdir()
-    standing = files_standing_in(output_with_card(target))
-    assert standing == Replaced(ours=tuple(sorted({*FILES, "README.md"})))
+    found = files_by_owner(output_with_card(target))
+    assert found == Replaced(ours=tuple(sorted({*FILES, "README.md"})))
     (target / "README.md").unlink()  # removing it loses no one's work
     write_to(target)
     assert read_generation(target) == 2
@@ -128,7 +128,7 @@ def test_a_changed_generated_file_is_named_and_stops_the_next_run(target: Path, 
     if kind != "text":
         (target / "README.md").unlink()
         (target / "README.md").symlink_to("chat/template.txt") if kind == "link" else os.mkfifo(target / "README.md")
-    assert files_standing_in(target).changed == ("README.md",)
+    assert files_by_owner(target).changed == ("README.md",)
     with pytest.raises(UsageError) as caught:
         write_to(target)
     assert caught.value.what == (
@@ -144,7 +144,7 @@ def test_a_changed_generated_file_is_named_and_stops_the_next_run(target: Path, 
 
 def test_a_pipe_instead_of_a_manifest_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "qkedit.json")
-    assert files_standing_in(tmp_path).others == ("qkedit.json",)
+    assert files_by_owner(tmp_path).others == ("qkedit.json",)
 
 
 def test_an_unreadable_subdirectory_is_an_error(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +157,7 @@ def test_an_unreadable_subdirectory_is_an_error(old: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(os, "scandir", forbidden)
     with pytest.raises(QkeditError, match="read the directory: permission denied"):
-        files_standing_in(old)
+        files_by_owner(old)
 
 
 def test_many_files_are_abbreviated_to_directories_and_a_count() -> None:
