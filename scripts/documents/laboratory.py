@@ -14,13 +14,14 @@ import argparse
 import os
 import sys
 import tempfile
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from string import Template
 from textwrap import fill
 
 from laboratory_document import render, spectra
-from laboratory_document.claims import contrasts
+from laboratory_document.claims import Contrast, contrasts
 from laboratory_document.findings import finding_lines
 from laboratory_document.sections import section, with_section
 from laboratory_document.storable import left_out_sentence, with_storable_ks
@@ -30,12 +31,12 @@ from qkedit.checkpoint.checkpoint import open_checkpoint
 from qkedit.checkpoint.resolve import resolve
 from qkedit.demo.worlds import world_name_for, world_named
 from qkedit.laboratory.arms import Arm, demonstration_arms
-from qkedit.laboratory.demonstration import demonstrate
+from qkedit.laboratory.demonstration import Demonstration, demonstrate
 from qkedit.laboratory.eval_set import SceneRange, make_eval_set
 from qkedit.laboratory.measures import CAPTIONS, MEASURES, Outcome
 from qkedit.laboratory.results_file import ResultsFile
 from qkedit.laboratory.scoring import scored
-from qkedit.laboratory.sweep import run_sweep
+from qkedit.laboratory.sweep import SweepReport, run_sweep
 from qkedit.laboratory.sweep_setup import prepare
 from qkedit.laboratory.tuning.goal import Guard
 from qkedit.laboratory.worker import Job, ModelSpec
@@ -91,19 +92,38 @@ def main() -> None:
     measure(arguments)
 
 
-def measure(arguments: argparse.Namespace) -> None:
-    model_spec = ModelSpec(arguments.model)
+@dataclass(frozen=True)
+class Swept:
+    """The sweep and what the document says about it.
+
+    Attributes:
+        report: the sweep.
+        contrasts: the contrasts of the papers' claims.
+        grids: a table per channel and measure, in Markdown.
+        seconds: the seconds of all arms, summed over processes.
+        answers: the number of answers.
+    """
+
+    report: SweepReport
+    contrasts: list[Contrast]
+    grids: list[str]
+    seconds: float
+    answers: int
+
+
+def demonstrated(arguments: argparse.Namespace) -> Demonstration:
     world = world_name_for(arguments.model)
     shown = SceneRange(arguments.scenes, world=world)
     arms = (*demonstration_arms(SteerOptions(device="cpu"), arguments.seeds), *FEW_SOURCES)
     identity = fingerprint(directory_of(arguments.model)) | {"scenes": shown.as_dict(), "seeds": arguments.seeds}
     with ResultsFile(arguments.work / "demonstration.jsonl", identity) as file:
-        demonstration = demonstrate(
-            model_spec, arms, shown, arguments.workers, file=file, watch=_watch("demonstration")
+        return demonstrate(
+            ModelSpec(arguments.model), arms, shown, arguments.workers, file=file, watch=_watch("demonstration")
         )
-    demonstrated = sum(demonstration.seconds.values())
-    layers = f"layers {describe(demonstration.layers)}"
 
+
+def swept(arguments: argparse.Namespace) -> Swept:
+    model_spec = ModelSpec(arguments.model)
     settings = prepare(
         model_spec,
         layers=layer_pairs(arguments.model),
@@ -114,12 +134,12 @@ def measure(arguments: argparse.Namespace) -> None:
         seeds=arguments.seeds,
         objective="chair_s",
         guards=(Guard("recall", 0.02),),
-        scenes=SceneRange(arguments.swept, first=arguments.scenes, world=world),
+        scenes=SceneRange(arguments.swept, first=arguments.scenes, world=world_name_for(arguments.model)),
     )
     settings = with_storable_ks(settings, model_spec)
     with ResultsFile(arguments.work / "sweep.jsonl", settings.as_dict()) as file:
         report = run_sweep(model_spec, settings, file, arguments.workers, _watch("sweep"))
-        first, second = settings.scenes.halves()
+        first, _ = settings.scenes.halves()
         eval_set = make_eval_set(first)
 
         @cache
@@ -133,14 +153,26 @@ def measure(arguments: argparse.Namespace) -> None:
             for channel in CHANNELS
             for name in SHOWN_GRIDS
         ]
-        swept = sum(outcome_of(arm).seconds for arm in settings.arms())
-        tested = list(contrasts(settings, outcome_of))
+        arms = settings.arms()
+        return Swept(
+            report,
+            list(contrasts(settings, outcome_of)),
+            grids,
+            sum(outcome_of(arm).seconds for arm in arms),
+            len(arms) * (first.count + len(eval_set.asked)),
+        )
 
+
+def measure(arguments: argparse.Namespace) -> None:
+    demonstration, sweep = demonstrated(arguments), swept(arguments)
+    report, settings = sweep.report, sweep.report.settings
+    first, second = settings.scenes.halves()
+    layers = f"layers {describe(demonstration.layers)}"
     with tempfile.TemporaryDirectory() as place:
         rows = spectra.spectrum_rows(arguments.model, 4)
         twin = spectra.spectrum_rows(str(spectra.untrained_twin(arguments.model, Path(place), seed=0)), 4)
     images = {
-        "laboratory-arms.png": arms_plot(demonstration.rows, f"{layers}, {shown.count} scenes", "png"),
+        "laboratory-arms.png": arms_plot(demonstration.rows, f"{layers}, {arguments.scenes} scenes", "png"),
         "laboratory-sweep.png": sweep_plot(report, "png"),
         "laboratory-spectra.png": spectra.plot(rows, twin),
     }
@@ -151,30 +183,30 @@ def measure(arguments: argparse.Namespace) -> None:
     head_size = len(rows[0].singular_values)
     text = Template(TEMPLATE.read_text("utf-8")).substitute(
         machine=machine_line(arguments.work),
-        scenes=shown.count,
+        scenes=arguments.scenes,
         first_half=first.count,
         second_half=second.count,
         seeds=arguments.seeds,
         layers=layers,
         energy=f"{edit.energy_removed or 0:.0%}",
         moved=f"{edit.relative_change or 0:.0%}",
-        demonstrated=f"{demonstrated / 60:.0f}",
-        swept=f"{swept / 60:.0f}",
-        answers=f"{len(settings.arms()) * (first.count + len(eval_set.asked)):,}",
+        demonstrated=f"{sum(demonstration.seconds.values()) / 60:.0f}",
+        swept=f"{sweep.seconds / 60:.0f}",
+        answers=f"{sweep.answers:,}",
         cells=len(report.ranked),
         winner="none" if report.winner is None else report.winner.cell.name,
         base="\n".join(render.base_lines(demonstration.rows[0])),
         **{f"arms_{part}": lines for part, lines in compared.items()},
-        grids="\n\n".join(grids),
+        grids="\n\n".join(sweep.grids),
         ranking="\n".join(render.ranking_lines(report)),
         confirmation="\n".join(render.confirmation_lines(report)),
-        claims="\n".join(render.claim_lines(tested)),
-        found="\n".join(finding_lines(demonstration.rows, rows, twin, report, tested)),
+        claims="\n".join(render.claim_lines(sweep.contrasts)),
+        found="\n".join(finding_lines(demonstration.rows, rows, twin, report, sweep.contrasts)),
         model=arguments.model,
         decoder_layers=len(rows),
         head_size=head_size,
         part_of_head=f"{SteerOptions().suppression.k / head_size:.0%}",
-        kinds=len(world_named(world).kinds),
+        kinds=len(world_named(world_name_for(arguments.model)).kinds),
         pairs=";".join(settings.layers),
         ks=",".join(map(str, settings.ks)),
         left_out=left_out_sentence(KS, settings.ks),
