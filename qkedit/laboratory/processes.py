@@ -46,7 +46,9 @@ def run_jobs(model_spec: ModelSpec, jobs: Sequence[Job], workers: int) -> Iterat
     futures: dict[Future[JobResult], Job] = {}
     try:
         with _ctrl_c_held_back():
-            futures = {pool.submit(_run, model_spec, job): job for job in jobs}
+            # The longest jobs first, so that no worker is left with one while the others have nothing to do.
+            longest_first = sorted(jobs, key=lambda job: -len(job.arm.plugins))
+            futures = {pool.submit(_run, model_spec, job): job for job in longest_first}
         for future in as_completed(list(futures)):
             yield futures.pop(future), future.result()
     except BrokenProcessPool as error:
