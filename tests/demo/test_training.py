@@ -75,7 +75,7 @@ def test_questions_about_what_is_missing_ask_about_companions() -> None:
     rendered = data.render(60, 3, 1, CROWDED)
     packer = data.Packer(part("checkpoint").fast_tokenizer(CROWDED), CROWDED)
     belongs = {}
-    for missing in (False, True):
+    for missing in (0.0, 0.4, 1.0):
         found = []
         for scene, shown in enumerate(rendered.kinds):
             turns = packer._questions(rendered, scene, np.random.default_rng(scene), missing)
@@ -86,8 +86,9 @@ def test_questions_about_what_is_missing_ask_about_companions() -> None:
             places = [kinds_there for kinds_there in CROWDED.themes.values() if set(kinds_there) & set(shown)]
             found.append(any(kinds[3] in place for place in places))
         belongs[missing] = np.mean(found)
-    assert belongs[True] > 0.95
-    assert belongs[False] < 0.5
+    assert belongs[1.0] > 0.95
+    assert belongs[0.0] < 0.5
+    assert belongs[0.0] + 0.1 < belongs[0.4] < belongs[1.0] - 0.1
 
 
 def test_settings_share_the_steps_before_they_differ() -> None:
@@ -97,6 +98,7 @@ def test_settings_share_the_steps_before_they_differ() -> None:
     assert settings.shared_steps(replace(settings, missing_from=30)) == 30
     harder = replace(settings, missing_from=30)
     assert harder.shared_steps(replace(harder, language_steps=200)) == 80
+    assert harder.shared_steps(replace(harder, missing_share=0.5)) == 30
     assert settings.shared_steps(replace(settings, seed=1)) == -1
     assert settings.shared_steps(replace(settings, language_fall=1.0)) == 0
 

@@ -120,11 +120,11 @@ class Packer:
         self.prefix = self._ids(f"<s>USER: {IMAGE * GRID**2}\n")
 
     def __call__(
-        self, data: RenderedScenes, chosen: Sequence[int], generator: np.random.Generator, missing: bool = False
+        self, data: RenderedScenes, chosen: Sequence[int], generator: np.random.Generator, missing: float = 0.0
     ) -> Packed:
         """Pack scenes of the data, by position; the generator chooses their questions.
 
-        With `missing`, one of the absent kinds belongs to the place of an object that the scene shows.
+        In the share `missing` of scenes, one of the absent kinds belongs to the place of an object that they show.
         """
         described = self._padded([self._branch(CAPTION_PROMPT, data.captions[scene]) for scene in chosen])
         turns = [turn for scene in chosen for turn in self._questions(data, scene, generator, missing)]
@@ -140,7 +140,7 @@ class Packer:
         return Packed(both[:, 0], both[:, 1], torch.cat(positions)[None], layout)
 
     def _questions(
-        self, data: RenderedScenes, scene: int, generator: np.random.Generator, missing: bool
+        self, data: RenderedScenes, scene: int, generator: np.random.Generator, missing: float
     ) -> list[tuple[str, str]]:
         shown = data.kinds[scene]
         absent = [kind for kind in self._world.kinds if kind not in shown]
@@ -148,7 +148,7 @@ class Packer:
             *((kind, "Yes.") for kind in generator.choice(shown, QUESTIONS // 2)),
             *((kind, "No.") for kind in generator.choice(absent, QUESTIONS // 2)),
         ]
-        if missing:
+        if missing and generator.random() < missing:
             beside = generator.choice(shown)
             place = next(kinds for kinds in self._world.themes.values() if beside in kinds)
             asked[-1] = (generator.choice([kind for kind in place if kind not in shown] or absent), "No.")

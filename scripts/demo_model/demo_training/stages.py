@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -32,8 +32,9 @@ class Settings:
             the cosine. Before the fall, a step depends on neither, so that a run can be made shorter or longer.
         qk_std: the standard deviation of the initial query and key weights; 0 for `hidden ** -0.5`.
         qk_rate: the learning rate of query and key weights in units of the others'.
-        missing_from: the step of the second stage from which one of two absent kinds in questions belongs to the place
-            of an object that the scene shows; -1 for never.
+        missing_from: the step of the second stage from which questions can be about missing companions; -1 for never.
+        missing_share: the share of scenes with such a question: one of the two absent kinds belongs to the place of an
+            object that the scene shows. The more of them, the less often the model says yes to companions.
     """
 
     seed: int = 0
@@ -49,6 +50,9 @@ class Settings:
     qk_std: float = 0.02
     qk_rate: float = 1.0
     missing_from: int = -1
+    missing_share: float = 1.0
+
+    _late: ClassVar[tuple[str, ...]] = ("language_steps", "language_fall", "missing_from", "missing_share")
 
     @property
     def language_fall_begins(self) -> int:
@@ -57,11 +61,11 @@ class Settings:
 
     def shared_steps(self, other: Settings) -> int:
         """Return how many steps of the second stage are the same with other settings; -1 if the first one is not."""
-        late = {name: getattr(other, name) for name in ("language_steps", "language_fall", "missing_from")}
+        late = {name: getattr(other, name) for name in self._late}
         if replace(self, **late) != other:
             return -1
         ends = [one.language_fall_begins for one in (self, other)]
-        if self.missing_from != other.missing_from:
+        if (self.missing_from, self.missing_share) != (other.missing_from, other.missing_share):
             ends += [one.missing_from for one in (self, other) if one.missing_from >= 0]
         return min(ends)
 
@@ -76,8 +80,9 @@ SETTINGS = {
         language_batch=16,
         language_fall=0.25,
         qk_std=0.0,
-        qk_rate=0.5,
-        missing_from=1_500,
+        qk_rate=0.4,
+        missing_from=2_000,
+        missing_share=0.4,
     ),
 }
 
@@ -164,14 +169,15 @@ class LanguageStage:
     def loss(self, step: int) -> torch.Tensor:
         """Return the loss on the answers of a step."""
         chosen, generator = _scenes_of(step, self._settings, self._settings.language_batch, salt=2)
-        missing = 0 <= self._settings.missing_from <= step
+        missing = self._settings.missing_share if 0 <= self._settings.missing_from <= step else 0.0
         return self._loss(self._data, self._features[chosen], chosen, generator, missing)
 
     def loss_on(self, data: RenderedScenes) -> float:
         """Return the loss on other scenes, each used once."""
         generator = np.random.default_rng(self._settings.seed)
         parts = np.array_split(np.arange(len(data.kinds)), math.ceil(len(data.kinds) / self._settings.language_batch))
-        features, missing = patch_features(self._model, data.images), self._settings.missing_from >= 0
+        features = patch_features(self._model, data.images)
+        missing = self._settings.missing_share if self._settings.missing_from >= 0 else 0.0
         with torch.no_grad():
             losses = [float(self._loss(data, features[part], part, generator, missing)) for part in parts]
         return float(np.mean(losses))
@@ -182,7 +188,7 @@ class LanguageStage:
         features: torch.Tensor,
         chosen: np.ndarray,
         generator: np.random.Generator,
-        missing: bool = False,
+        missing: float = 0.0,
     ) -> torch.Tensor:
         packed = self._packer(data, chosen, generator, missing)
         inner = self._model.model
