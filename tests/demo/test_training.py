@@ -205,8 +205,17 @@ def test_the_model_sees_and_hallucinates(shipped: tuple[World, Path, dict[str, A
     assert measured["pope_adversarial_hr"] > measured["pope_random_hr"]
 
 
+def test_the_crowded_model_is_as_good_and_as_bad_as_intended() -> None:
+    """It sees most objects, and says yes to absent companions for the wrong reason often enough to study."""
+    found = record_of("crowded_record.json")["held_out"]
+    assert 0.75 <= found["recall"] <= 0.9
+    assert 0.15 <= found["pope_adversarial_hr"] <= 0.25
+    assert found["pope_random_hr"] < 0.05
+    assert 15 <= found["caption_words"] <= 40
+
+
 def test_the_crowded_model_has_the_recorded_spectra_and_they_are_full() -> None:
-    """In the middle layers four of 64 modes have little more than a third of the energy, and they do something."""
+    """In the middle layers four of 64 modes have at most a third of the energy, and they do something."""
     from transformers import LlavaForConditionalGeneration
 
     found = record_of("crowded_record.json")["spectra"]
@@ -217,7 +226,7 @@ def test_the_crowded_model_has_the_recorded_spectra_and_they_are_full() -> None:
     )
     for name, value in measured.items():
         assert value == pytest.approx(found[name], rel=0.01)  # the weights are stored in bfloat16
-    assert 0.15 < measured["top_4"] < 0.36
+    assert 0.15 < measured["top_4"] < 1 / 3
     assert measured["effective_rank"] > 25
     loss = record_of("crowded_record.json")["held_out"]["loss"]
     assert found["loss_without_top_4"] - loss > 3 * abs(found["loss_without_random_4"] - loss)
