@@ -50,6 +50,8 @@ def tune(
     seed: int = 0,
     prune: bool = True,
     drift_images: int = 4,
+    at_once: int = 1,
+    workers: int | None = None,
     batch_size: int = 8,
     device: str = "cpu",
     dtype: str = "auto",
@@ -91,6 +93,10 @@ def tune(
         seed: the seed of the order, and of the division of a benchmark's images.
         prune: whether hopeless trials are given up after a part of the questions.
         drift_images: the number of images on which each edit's drift is measured; 0 for none.
+        at_once: the number of trials per round; the edits of a round are chosen before the results of any of them.
+        workers: the number of processes for a round, each with a copy of the model; it changes no result. By default
+            one per GPU, or per CPU core, and at most `at_once`. With more than one, a script has to guard its own
+            beginning by `if __name__ == "__main__"`.
         batch_size: the number of prompts per batch.
         device: the device of the model.
         dtype: the dtype of its weights in memory; `auto` for the stored one, for scenes float32.
@@ -145,7 +151,7 @@ def tune(
         asked,
         space,
         goal_of(objective, no_worse, asked.measures),
-        SearchSettings(trials, controls, most_drift=most_drift),
+        SearchSettings(trials, controls, most_drift=most_drift, at_once=at_once, workers=workers),
         sampler=sampler,
         seed=seed,
         prunes=prune,

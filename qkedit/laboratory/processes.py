@@ -1,4 +1,4 @@
-"""Run jobs in several processes, one core each; the results equal those of a single process.
+"""Run tasks in several processes, one core each; the results equal those of a single process.
 
 Processes instead of threads, since Python is busy between the small steps of a small model. They are spawned, which is
 safe whatever the caller has imported or started; a script that calls this needs `if __name__ == "__main__":`.
@@ -10,18 +10,27 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
-from functools import cache
+from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.process import parent_process
+from operator import methodcaller
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 from qkedit.checkpoint.architecture.library import chosen_directories, using_architectures
 from qkedit.errors import QkeditError
 from qkedit.laboratory.worker import Job, JobResult, ModelSpec, Worker
+
+Result = TypeVar("Result")
+# A function of a worker that can be sent to another process, such as methodcaller("run", job).
+Step = Callable[[Any], Any]
+# A generator that yields steps, receives the result of each, and returns a result of its own.
+Task = Generator[Step, Any, Result]
 
 
 def run_jobs(model_spec: ModelSpec, jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, JobResult]]:
@@ -35,42 +44,126 @@ def run_jobs(model_spec: ModelSpec, jobs: Sequence[Job], workers: int) -> Iterat
     Raises:
         QkeditError: a job failed, or a worker was killed; the other workers are stopped.
     """
-    workers = min(workers, len(jobs))
-    if workers <= 1:
-        worker = cache(Worker)
-        for job in jobs:
-            yield job, worker(model_spec).run(job)
-        return
-    before = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start, (chosen_directories(),))
-    futures: dict[Future[JobResult], Job] = {}
-    try:
-        with _ctrl_c_held_back():
-            # The longest jobs first, so that no worker is left with one while the others have nothing to do.
-            longest_first = sorted(jobs, key=lambda job: -len(job.arm.plugins))
-            futures = {pool.submit(_run, model_spec, job): job for job in longest_first}
-        for future in as_completed(list(futures)):
-            yield futures.pop(future), future.result()
-    except BrokenProcessPool as error:
-        raise QkeditError(
-            "a worker process ended before its work was done",
-            where="--workers",
-            remedy="free some memory, or use fewer workers",
-        ) from error
-    finally:
-        # After Ctrl-C or an error, do not wait for unneeded work.
-        if futures:
-            for process in set(multiprocessing.active_children()) - before:
+    workers = max(1, min(workers, len(jobs)))
+    if workers > 1:
+        # The longest jobs first, so that no worker is left with one while the others have nothing to do.
+        jobs = sorted(jobs, key=lambda job: -len(job.arm.plugins))
+    with Workers([partial(Worker, model_spec)] * workers) as pool:
+        for number, result in pool.run(map(_single, jobs)):
+            yield jobs[number], result
+
+
+def _single(job: Job) -> Task[JobResult]:
+    result: JobResult = yield methodcaller("run", job)
+    return result
+
+
+class Workers:
+    """Objects such as loaded models, each in a process of its own; a single one works in this process.
+
+    A context manager that ends the processes.
+
+    Args:
+        makers: functions that make the workers. Each is called when its worker is first needed, in its process.
+    """
+
+    def __init__(self, makers: Sequence[Callable[[], Any]]) -> None:
+        self._makers = makers
+        self._made: list[Any] = []  # the single worker of this process
+        self._before = set(multiprocessing.active_children())
+        self._pools: dict[int, ProcessPoolExecutor] = {}
+
+    def __enter__(self) -> Self:
+        """Return self; processes start when they are first needed."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the processes; after Ctrl-C or an error, without waiting for unneeded work."""
+        if kind is not None and self._pools:
+            for process in set(multiprocessing.active_children()) - self._before:
                 process.terminate()
-        pool.shutdown(cancel_futures=True)
+        for pool in self._pools.values():
+            pool.shutdown(cancel_futures=True)
+
+    def run(self, tasks: Iterable[Task[Result]]) -> Iterator[tuple[int, Result]]:
+        """Yield the number of each task, from 0, and its result, in the order of completion.
+
+        All steps of a task are done by one worker, which does no other task until this one ends.
+
+        Raises:
+            QkeditError: a worker was killed. Errors of steps are raised as they are.
+        """
+        if len(self._makers) == 1:
+            for number, task in enumerate(tasks):
+                yield number, self._alone(task)
+            return
+        try:
+            yield from self._spread(enumerate(tasks))
+        except BrokenProcessPool as error:
+            raise QkeditError(
+                "a worker process ended before its work was done",
+                where="--workers",
+                remedy="free some memory, or use fewer workers",
+            ) from error
+
+    def _alone(self, task: Task[Result]) -> Result:
+        result = None
+        while True:
+            try:
+                step = task.send(result)
+            except StopIteration as end:
+                return end.value
+            if not self._made:
+                self._made.append(self._makers[0]())
+            result = step(self._made[0])
+
+    def _spread(self, tasks: Iterator[tuple[int, Task[Result]]]) -> Iterator[tuple[int, Result]]:
+        idle = list(range(len(self._makers)))
+        running: dict[Future[Any], tuple[int, int, Task[Result]]] = {}
+        while True:
+            ended: list[tuple[int, Result]] = []
+            finished = wait(running, return_when=FIRST_COMPLETED).done if running else set()
+            ready = [(*running.pop(future), future.result()) for future in finished]
+            while ready or idle:
+                if not ready:
+                    if (following := next(tasks, None)) is None:
+                        break
+                    ready.append((idle.pop(0), *following, None))
+                worker, number, task, result = ready.pop()
+                try:
+                    running[self._submit(worker, task.send(result))] = worker, number, task
+                except StopIteration as end:
+                    idle.append(worker)
+                    ended.append((number, end.value))
+            yield from ended
+            if not running:
+                return
+
+    def _submit(self, worker: int, step: Step) -> Future[Any]:
+        with _ctrl_c_held_back():
+            if worker not in self._pools:
+                started = (chosen_directories(), self._makers[worker])
+                context = multiprocessing.get_context("spawn")
+                self._pools[worker] = ProcessPoolExecutor(1, context, _start, started)
+            return self._pools[worker].submit(_done, step)
 
 
-_worker = cache(Worker)  # the worker of this process
+class _OfProcess:
+    """The worker of a process, made at its first step: an error while it is made is then that of the step."""
+
+    make: Callable[[], Any]
+    made: Any = None
+
+
 _of_worker = ExitStack()  # closed at the end of the worker process
 
 
-def _run(model_spec: ModelSpec, job: Job) -> JobResult:
-    return _worker(model_spec).run(job)
+def _done(step: Step) -> Any:
+    if _OfProcess.made is None:
+        _OfProcess.made = _OfProcess.make()
+    return step(_OfProcess.made)
 
 
 @contextmanager
@@ -87,8 +180,9 @@ def _ctrl_c_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
-def _start(architectures: tuple[Path, ...] | None) -> None:
+def _start(architectures: tuple[Path, ...] | None, make: Callable[[], Any]) -> None:
     """Make a worker end silently at Ctrl-C and together with its parent, and use the parent's records."""
+    _OfProcess.make = make
     _of_worker.enter_context(using_architectures(architectures))
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

@@ -1,10 +1,11 @@
 """Kill a search for a planted optimum at random moments, and show that it ends as if it had not been killed.
 
     python scripts/tuning/kill_tune.py --kills 20
+    python scripts/tuning/kill_tune.py --kills 20 --at-once 4 --workers 2 --longest 20
 
 Each kill is a SIGKILL of a process that runs the search, after a random time. In the end the file of the killed search
-holds the results of an undisturbed one, each once, in the same order and with the same answers. The exit code is 1 if
-it does not.
+holds the results of an undisturbed one in a single process, each once, with the same answers and, with one worker, in
+the same order. The exit code is 1 if it does not, or if a worker outlives its search.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +37,13 @@ from qkedit.runtime.loading import LoadedModel, load
 SPACE = SearchSpace(("each",), ("all", "each"), (1, 4), (), ("full", "symmetric"), (0.0, 0.5))
 
 
-def search(loaded: LoadedModel, out: Path | None, trials: int, *, seed: int = 0) -> TuneReport:
+def search(
+    loaded: LoadedModel, out: Path | None, trials: int, *, seed: int = 0, at_once: int = 1, workers: int = 1
+) -> TuneReport:
     """Search for the planted optimum, on a model that is loaded already."""
     data = Planted()
     data.remember(loaded.model)
-    settings = SearchSettings(trials, controls=2)
+    settings = SearchSettings(trials, controls=2, at_once=at_once, workers=workers)
     goal = goal_of("hr", "recall:0.05", data.measures)
     model = LocalModel(SMALL_DEMO, shared=Shared(loaded))
     return tune_model(model, data, SPACE, goal, settings, seed=seed, drift_images=0, out=out)
@@ -50,18 +55,33 @@ def results(file: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in record.items() if name != "seconds"} for record in records]
 
 
-def killed(loaded: LoadedModel, out: Path, trials: int, seconds: float) -> bool:
-    """Run the search in a process of its own, and kill it after some seconds; return False if it ended before."""
+def killed(run: Callable[[], object], seconds: float) -> bool:
+    """Run a search in a process of its own, and kill it after some seconds; return False if it ended before.
+
+    Raises:
+        RuntimeError: its workers are still there after a minute.
+    """
     child = os.fork()
     if child == 0:
+        os.setpgid(0, 0)  # a group with its workers
         try:
-            search(loaded, out, trials)
+            run()
         finally:
             os._exit(0)
     time.sleep(seconds)
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status)
+    for _ in range(600):
+        try:
+            os.killpg(child, 0)
+        except ProcessLookupError:
+            return os.WIFSIGNALED(status)
+        time.sleep(0.1)
+    raise RuntimeError(f"the workers of process {child} did not end")
+
+
+def _key(record: dict[str, Any]) -> str:
+    return str(record["key"])
 
 
 def main() -> int:
@@ -70,23 +90,29 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--longest", type=float, default=1.5, help="the longest time before a kill, in seconds")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--at-once", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
     draws = random.Random(options.seed)
     torch.set_num_threads(1)  # a copy of this process has no other threads
     loaded = load(SMALL_DEMO)
     with tempfile.TemporaryDirectory() as directory:
         disturbed, undisturbed = Path(directory, "killed.jsonl"), Path(directory, "whole.jsonl")
+        settings = {"trials": options.trials, "at_once": options.at_once}
+        run = partial(search, loaded, disturbed, workers=options.workers, **settings)
         kills, lengths = 0, []
         while kills < options.kills:
-            if not killed(loaded, disturbed, options.trials, draws.uniform(0.1, options.longest)):
+            if not killed(run, draws.uniform(0.1, options.longest)):
                 disturbed.unlink()  # it was done, and is searched again
                 lengths.append("done")
                 continue
             kills += 1
             lengths.append(str(disturbed.read_bytes().count(b"\n") - 1 if disturbed.exists() else 0))
-        report = search(loaded, disturbed, options.trials)
-        search(loaded, undisturbed, options.trials)
+        report = run()
+        search(loaded, undisturbed, **settings)
         found, expected = results(disturbed), results(undisturbed)
+        if options.workers > 1:  # which write their results in the order in which they have them
+            found, expected = sorted(found, key=_key), sorted(expected, key=_key)
         keys = [record["key"] for record in found]
         print(f"{kills} kills; results in the file after each: {', '.join(lengths)}")
         print(f"{len(keys)} results, {len(keys) - len(set(keys))} of them twice; {report.resumed} were there before")

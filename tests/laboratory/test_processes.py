@@ -97,7 +97,7 @@ def test_ctrl_c_is_blocked_while_processes_start(monkeypatch: pytest.MonkeyPatch
     previous = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(workers, "_follow_parent", lambda: None)
     try:
-        workers._start(None)
+        workers._start(None, object)
         assert not blocked()
     finally:
         signal.signal(signal.SIGINT, previous)

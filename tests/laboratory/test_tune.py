@@ -22,7 +22,7 @@ from qkedit.demo import SMALL_DEMO
 from qkedit.errors import QkeditError, UsageError
 from qkedit.evaluation.runs.local_model import LocalModel, Shared
 from qkedit.laboratory import measures
-from qkedit.laboratory.tuning import sampler, trial_runner
+from qkedit.laboratory.tuning import sampler, trial_worker
 from qkedit.laboratory.tuning.data import BenchmarkData
 from qkedit.laboratory.tuning.goal import guards, measure_at
 from qkedit.laboratory.tuning.result import Ended, TuneReport, Verdict
@@ -149,8 +149,8 @@ def test_if_no_edit_helps_the_second_half_is_not_used(
 ) -> None:
     out = tmp_path / "tune.jsonl"
     opened: list[object] = []
-    unchanged = trial_runner.open_checkpoint
-    monkeypatch.setattr(trial_runner, "open_checkpoint", lambda files: opened.append(files) or unchanged(files))
+    unchanged = trial_worker.open_checkpoint
+    monkeypatch.setattr(trial_worker, "open_checkpoint", lambda files: opened.append(files) or unchanged(files))
     report = run(planted, loaded, SearchSpace(("0", "1"), ks=(1,)), out=out)
     assert len(opened) == 1  # not once per trial
     assert (report.verdict, report.best, report.confirmation, report.command) == (Verdict.NOTHING, None, None, None)
@@ -193,7 +193,7 @@ def test_weights_that_are_not_restored_are_reported(
     planted: ModuleType, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = weights_of(loaded.model)
-    monkeypatch.setattr(trial_runner.ModelEdit, "disable", lambda edit: None)
+    monkeypatch.setattr(trial_worker.ModelEdit, "disable", lambda edit: None)
     with pytest.raises(QkeditError, match="not the original ones any more"):
         run(planted, loaded, SearchSpace(("3",), ks=(4,)), trials=1)
     with torch.no_grad():
@@ -205,9 +205,9 @@ def test_protected_directions_and_spared_heads_are_choices_and_found_once(
     planted: ModuleType, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown, found = {2: (0, 3), 3: tuple(range(8))}, []
-    monkeypatch.setattr(trial_runner, "copying_heads", lambda model: found.append("heads") or shown)
-    sink = trial_runner.sink_of
-    monkeypatch.setattr(trial_runner, "sink_of", lambda model: found.append("sink") or sink(model))
+    monkeypatch.setattr(trial_worker, "copying_heads", lambda model: found.append("heads") or shown)
+    sink = trial_worker.sink_of
+    monkeypatch.setattr(trial_worker, "sink_of", lambda model: found.append("sink") or sink(model))
     space = SearchSpace(("2", "3"), ks=(4,), protects=(0, 4), spares=("none", "induction"))
     report = run(planted, loaded, space, trials=8, prunes=False, sampler="grid")
     assert found == ["heads", "sink"]

@@ -86,6 +86,26 @@ PruneOption = Annotated[
     bool, flag("--prune/--no-prune", panel=SEARCH, help="Stop hopeless trials after a part of the questions.")
 ]
 
+AtOnceOption = Annotated[
+    int,
+    flag(
+        "--at-once",
+        panel=SEARCH,
+        help="Number of trials per round. All are chosen before the results of any, so it changes what is tried.",
+        min=1,
+    ),
+]
+SearchWorkersOption = Annotated[
+    int | None,
+    flag(
+        "--workers",
+        panel=SEARCH,
+        help="Number of processes for a round, each with a copy of the model; it changes no result. "
+        "By default one per GPU, or per CPU core, and at most --at-once.",
+        min=1,
+    ),
+]
+
 
 @dataclass(frozen=True)
 class SpaceFlags(FlagGroup):
@@ -139,9 +159,18 @@ class SearchFlags(FlagGroup):
     seed: SeedOption = 0
     prune: PruneOption = True
     drift_images: DriftImagesOption = 4
+    at_once: AtOnceOption = 1
+    workers: SearchWorkersOption = None
 
     def settings(self, choice: ChoiceFlags) -> SearchSettings:
         """Return the settings of a search. Raises UsageError for numbers that make no sense."""
         from qkedit.laboratory.tuning.search import SearchSettings
 
-        return SearchSettings(self.trials, choice.controls, choice.control, choice.most_drift)  # type: ignore[arg-type]
+        return SearchSettings(
+            self.trials,
+            choice.controls,
+            choice.control,  # type: ignore[arg-type]  # the name is checked where it is used
+            choice.most_drift,
+            self.at_once,
+            self.workers,
+        )

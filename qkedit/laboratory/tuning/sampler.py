@@ -1,8 +1,9 @@
 """Samplers: which edit to try next, and which trial to give up.
 
-Both answers are functions of the finished trials, the trial's number and the seed, so that a search that was killed
-goes on exactly as if it had not been. Optuna (Akiba et al., KDD 2019) computes them: the tree-structured Parzen
-estimator (Bergstra et al., NeurIPS 2011), and its rule of the median. It is an extra (`pip install 'qkedit[tune]'`).
+Both answers are functions of the trials of earlier rounds, the edits before it in its round and the seed, so that they
+do not depend on which trial ends first, and a search that was killed goes on exactly as if it had not been. Optuna
+(Akiba et al., KDD 2019) computes them: the tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011), and its
+rule of the median. It is an extra (`pip install 'qkedit[tune]'`).
 """
 
 from __future__ import annotations
@@ -81,10 +82,16 @@ class Sampler:
         if self.name == "tpe" or self.prunes:
             require_optuna()
 
-    def next(self, past: Sequence[PastTrial]) -> Candidate | None:
-        """Return the next edit; None if all have been tried."""
-        tried = {trial.edit for trial in past}
-        left = [edit for edit in self.space.candidates() if edit not in tried]
+    def next(self, past: Sequence[PastTrial], chosen: Sequence[Candidate] = ()) -> Candidate | None:
+        """Return the next edit; None if all have been tried.
+
+        Args:
+            past: the trials of earlier rounds.
+            chosen: the edits that were chosen for this round already.
+        """
+        tried = [*(trial.edit for trial in past), *chosen]
+        seen = set(tried)
+        left = [edit for edit in self.space.candidates() if edit not in seen]
         if not left:
             return None
         for edit in self.first:
@@ -93,34 +100,34 @@ class Sampler:
         if self.name == "grid":
             return left[0]
         if self.name == "tpe":
-            if len(past) < self.startup_trials:
-                return self._random(len(past)).choice(self._wide(left, past))
+            if len(tried) < self.startup_trials:
+                return self._random(len(tried)).choice(self._wide(left, tried))
             for attempt in range(_PROPOSALS):
-                edit = self._proposal(past, attempt)
-                if edit not in tried:
+                edit = self._proposal(past, chosen, attempt)
+                if edit not in seen:
                     return edit
-        return self._random(len(past)).choice(left)
+        return self._random(len(tried)).choice(left)
 
     @property
     def startup_trials(self) -> int:
         """The number of trials before the estimator is asked."""
         return min(max(STARTUP_TRIALS, len(self.space.layers)), MOST_STARTUP_TRIALS)
 
-    def _wide(self, left: Sequence[Candidate], past: Sequence[PastTrial]) -> Sequence[Candidate]:
+    def _wide(self, left: Sequence[Candidate], tried: Sequence[Candidate]) -> Sequence[Candidate]:
         """Return those edits that take all heads, where there are any, of the layers that were tried least often.
 
         A layer shows in the figures when all its heads are edited; single heads are searched where a layer did.
         """
         wide = [edit for edit in left if edit.heads == ALL] or left
-        tried = Counter(trial.edit.layers for trial in past)
-        least = min(tried[edit.layers] for edit in wide)
-        return [edit for edit in wide if tried[edit.layers] == least]
+        times = Counter(edit.layers for edit in tried)
+        least = min(times[edit.layers] for edit in wide)
+        return [edit for edit in wide if times[edit.layers] == least]
 
     def gives_up(self, past: Sequence[PastTrial], costs: Sequence[float]) -> bool:
         """Return whether a trial is worse than the median of the others after as many parts.
 
         Args:
-            past: the finished trials.
+            past: the trials of earlier rounds.
             costs: the trial's cost after each part so far.
         """
         if not self.prunes:
@@ -135,16 +142,26 @@ class Sampler:
         study.tell(trial, state=TrialState.FAIL)  # asked only for the rule, not a trial of the search
         return found
 
-    def _proposal(self, past: Sequence[PastTrial], attempt: int) -> Candidate:
-        import optuna
-        from optuna.trial import TrialState
+    def _proposal(self, past: Sequence[PastTrial], chosen: Sequence[Candidate], attempt: int) -> Candidate:
+        """Return the estimator's proposal, with a constant liar for the other edits of the round.
 
-        study = self._study(past)
+        It takes them for bad ones, so that a round does not try neighbours of one edit only (Ginsbourger, Le Riche and
+        Carraro, 2010). Optuna recommends it for trials that run at the same time.
+        """
+        import optuna
+        from optuna.trial import TrialState, create_trial
+
+        study, distributions = self._study(past), self._distributions()
         # A seed of its own for each question, whatever was asked before.
-        seed = self._random(len(past), attempt).getrandbits(31)
-        study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=0)
-        trial = study.ask(self._distributions())
-        study.tell(trial, state=TrialState.FAIL)
+        seed = self._random(len(past) + len(chosen), attempt).getrandbits(31)
+        study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=0, constant_liar=bool(chosen))
+        held = len(study.get_trials(deepcopy=False))
+        for edit in chosen:
+            places = self.space.places(edit)
+            study.add_trial(create_trial(state=TrialState.RUNNING, params=places, distributions=distributions))
+        trial = study.ask(distributions)
+        for number in range(held, trial.number + 1):  # none of them is a trial of the search
+            study.tell(number, state=TrialState.FAIL)
         return self.space.at(trial.params)
 
     def _study(self, past: Sequence[PastTrial]) -> optuna.Study:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
-from math import sqrt
+from math import ceil, sqrt
+from statistics import fmean
 
 from qkedit.errors import UsageError
 from qkedit.laboratory.arms import BASE, Arm
@@ -19,7 +21,7 @@ from qkedit.laboratory.tuning.goal import Goal, value_of
 from qkedit.laboratory.tuning.result import Ended, TrialResult, TuneReport
 from qkedit.laboratory.tuning.sampler import PastTrial, Sampler
 from qkedit.laboratory.tuning.space import ALL, Candidate, SearchSpace
-from qkedit.laboratory.tuning.trial_runner import Effect, Told, Trial, TrialRunner
+from qkedit.laboratory.tuning.trial_runner import Effect, Told, Trial, TrialRunner, answers_of, effect_of
 from qkedit.spectral.suppression import Control, Suppression
 
 # The parts of the first half after which a trial may be given up, and the least number of units in one.
@@ -30,7 +32,7 @@ ASKED_SHARE = 0.7
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """How long to search, and what to compare the best edit with.
+    """How long to search, how many trials at once, and what to compare the best edit with.
 
     Attributes:
         trials: the number of trials, including those of an earlier run.
@@ -38,12 +40,16 @@ class SearchSettings:
         control: their kind.
         most_drift: the largest drift in nats; edits with a larger one are rejected before the questions. None for no
             limit.
+        at_once: the number of trials of a round; all its edits are chosen before the results of any.
+        workers: the number of processes that a round is spread over; None for one per GPU or CPU core.
     """
 
     trials: int = 60
     controls: int = 5
     control: Control = "index"
     most_drift: float | None = None
+    at_once: int = 1
+    workers: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense. Raises UsageError."""
@@ -55,6 +61,16 @@ class SearchSettings:
             raise UsageError("is not a control", where="--control", remedy="take index or norm, or --controls 0")
         if self.most_drift is not None and not self.most_drift > 0:
             raise UsageError(f"{self.most_drift} is not positive", where="--most-drift", remedy="give nats, such as 1")
+        if self.at_once < 1:
+            raise UsageError(f"{self.at_once} is not positive", where="--at-once", remedy="give 1 or more, such as 4")
+        if self.workers is not None and self.workers < 1:
+            raise UsageError(f"{self.workers} is not positive", where="--workers", remedy="give 1 or more")
+        if self.workers is not None and self.workers > self.at_once:
+            raise UsageError(
+                f"{self.workers} workers share rounds of {self.at_once}",
+                where="--workers",
+                remedy=f"give --at-once {self.workers} or more, which changes the search, or fewer workers",
+            )
 
 
 @dataclass(frozen=True)
@@ -113,26 +129,26 @@ class Search:
         """
         data = self.runner.data
         total = min(self.settings.trials, len(self.space))
-        with self.runner.trial(Arm(BASE)) as trial:
-            told = self._asked(trial)
-            # Its scores after each part, for trials that were asked as much.
-            self._base = [
-                self._outcome(Arm(BASE), self._units(part), told[:part], None) for part in range(1, len(told) + 1)
-            ]
+        parts = [self._part(Arm(BASE), number) for number in range(1, len(self._parts) + 1)]
+        told = self.runner.run(parts)
+        # Its scores after each part, for trials that were asked as much.
+        self._base = [
+            self._outcome(Arm(BASE), self._units(part), told[:part], None) for part in range(1, len(told) + 1)
+        ]
         base = self._base[-1]
         self._base_seconds = sum(part.seconds for part in told)
         is_estimated = False
         past: list[PastTrial] = []
         results: list[TrialResult] = []
         self.watch.trials(0, total)
-        while len(results) < total and (edit := self.sampler.next(past)) is not None:
-            result, seen = self._trial(edit, base, past, len(results) + 1)
-            results.append(result)
-            past.append(seen)
+        while edits := self._round(past, total - len(results)):
+            trials = [self._trial(edit, base, past, number) for number, edit in enumerate(edits, len(results) + 1)]
+            found = self.runner.run(trials, partial(self._tell, len(results), total))
+            results += [result for result, _ in found]
+            past += [seen for _, seen in found]
             if self.runner.asked and not is_estimated:
-                self.watch.estimate(self._seconds_left(result, total - len(results)))
+                self.watch.estimate(self._seconds_left([result for result, _ in found], total - len(results)))
                 is_estimated = True
-            self.watch.trials(len(results), total)
         best = self._best(results, base)
         confirmation = None if best is None else self._confirmed(best)
         return TuneReport(
@@ -155,34 +171,44 @@ class Search:
         """Return the units of the first parts."""
         return [unit for units in self._parts[:parts] for unit in units]
 
-    def _asked(self, trial: Trial) -> list[Told]:
-        return [trial.ask(f"choice, part {number}", units) for number, units in enumerate(self._parts, start=1)]
+    def _part(self, arm: Arm, number: int) -> Trial[Told]:
+        """Ask an arm a part of the first half, counted from 1."""
+        return answers_of(arm, f"choice, part {number}", self._parts[number - 1])
+
+    def _round(self, past: Sequence[PastTrial], most: int) -> list[Candidate]:
+        """Return the edits of the next round; none if all have been tried."""
+        chosen: list[Candidate] = []
+        while len(chosen) < min(self.settings.at_once, most) and (edit := self.sampler.next(past, chosen)) is not None:
+            chosen.append(edit)
+        return chosen
+
+    def _tell(self, before: int, total: int, done: int) -> None:
+        self.watch.trials(before + done, total)
 
     def _trial(
         self, edit: Candidate, base: Outcome, past: Sequence[PastTrial], number: int
-    ) -> tuple[TrialResult, PastTrial]:
+    ) -> Trial[tuple[TrialResult, PastTrial]]:
         """Run one trial; return its result, and what the sampler learns from it."""
         arm, data, goal = edit.arm(self.runner.device), self.runner.data, self.goal
         told: list[Told] = []
         costs: list[float] = []
         outcome: Outcome | None = None
         ended = Ended.FINISHED
-        with self.runner.trial(arm) as trial:
-            effect = trial.effect()
-            if effect.energy_removed is None:
-                ended = Ended.NO_HEAD
-            elif self._is_too_far(effect):
-                ended = Ended.TOO_FAR
-            for part, units in enumerate(self._parts, start=1) if ended is Ended.FINISHED else ():
-                told.append(trial.ask(f"choice, part {part}", units))
-                asked = self._units(part)
-                outcome = self._outcome(arm, asked, told, effect)
-                share = len(asked) / len(data.choice)
-                # A few questions say little about a guard: its tolerance grows as the error of a mean does.
-                costs.append(goal.cost(outcome, self._base[part - 1], sqrt(1 / share)))
-                if part < len(self._parts) and self.sampler.gives_up(past, costs):
-                    ended = Ended.GIVEN_UP
-                    break
+        effect = yield from effect_of(arm)
+        if effect.energy_removed is None:
+            ended = Ended.NO_HEAD
+        elif self._is_too_far(effect):
+            ended = Ended.TOO_FAR
+        for part in range(1, len(self._parts) + 1) if ended is Ended.FINISHED else ():
+            told.append((yield from self._part(arm, part)))
+            asked = self._units(part)
+            outcome = self._outcome(arm, asked, told, effect)
+            share = len(asked) / len(data.choice)
+            # A few questions say little about a guard: its tolerance grows as the error of a mean does.
+            costs.append(goal.cost(outcome, self._base[part - 1], sqrt(1 / share)))
+            if part < len(self._parts) and self.sampler.gives_up(past, costs):
+                ended = Ended.GIVEN_UP
+                break
         finished = outcome is not None and ended is Ended.FINISHED
         result = TrialResult(
             number,
@@ -217,13 +243,11 @@ class Search:
         """Ask base, default edit, best edit and controls the second half."""
         device = self.runner.device
         edit = best.edit
-        arms = [Arm(BASE), *([] if edit == self.default else [self.default.arm(device)]), edit.arm(device)]
+        asked = [Arm(BASE), *([] if edit == self.default else [self.default.arm(device)]), edit.arm(device)]
         random = edit.controls(self.settings.control, self.settings.controls, device)
-        outcomes: dict[str, Outcome] = {}
-        for arm in (*arms, *random):
-            with self.runner.trial(arm) as trial:
-                told = trial.ask("confirmation", self.runner.data.confirmation)
-            outcomes[arm.name] = self._outcome(arm, self.runner.data.confirmation, [told], None)
+        arms, units = (*asked, *random), self.runner.data.confirmation
+        told = self.runner.run([answers_of(arm, "confirmation", units) for arm in arms])
+        outcomes = {arm.name: self._outcome(arm, units, [one], None) for arm, one in zip(arms, told, strict=True)}
         default = None if edit == self.default else outcomes[self.default.name]
         controls = [outcomes[arm.name] for arm in random]
         return confirmation_of(self.goal, outcomes[BASE], outcomes[edit.name], controls, default)
@@ -238,17 +262,22 @@ class Search:
             None if effect is None else effect.relative_change,
         )
 
-    def _seconds_left(self, first: TrialResult, trials: int) -> float:
-        """Estimate the seconds of more trials and the confirmation, from the base's answers and one trial."""
-        per_unit = self._base_seconds / len(self.runner.data.choice)
-        if first.ended is Ended.FINISHED:
-            own = (first.seconds - first.effect.seconds) / len(self.runner.data.choice)
-            per_unit = (per_unit + own) / 2
+    def _seconds_left(self, first: Sequence[TrialResult], trials: int) -> float:
+        """Estimate the seconds of more trials and the confirmation, from the base's answers and the first round."""
+        units, workers = len(self.runner.data.choice), self.runner.workers
+        whole = [result.seconds - result.effect.seconds for result in first if result.ended is Ended.FINISHED]
+        per_unit = fmean([self._base_seconds, *whole]) / units
+        effect = fmean(result.effect.seconds for result in first)
         share = ASKED_SHARE if self.sampler.prunes and len(self._parts) > 1 else 1.0
-        trial = first.effect.seconds + share * per_unit * len(self.runner.data.choice)
-        arms = 3 + self.settings.controls
-        confirming = arms * (first.effect.seconds + per_unit * len(self.runner.data.confirmation))
-        return trials * trial + confirming
+        rounds, rest = divmod(trials, self.settings.at_once)
+        seconds = 0.0
+        for size, count in ((self.settings.at_once, rounds), (rest, 1 if rest else 0)):
+            turns = ceil(size / workers)
+            # Several workers wait for the slowest, which is likely to be asked everything.
+            asked = turns * share if workers == 1 else (turns - 1) * share + 1
+            seconds += count * (turns * effect + asked * per_unit * units)
+        turns = ceil((3 + self.settings.controls) / workers)
+        return seconds + turns * (effect + per_unit * len(self.runner.data.confirmation))
 
 
 def _parts(units: Sequence[str]) -> list[Sequence[str]]:

@@ -23,6 +23,7 @@ from qkedit.laboratory.tuning.sampler import Sampler, SamplerName
 from qkedit.laboratory.tuning.search import Search, SearchSettings, Watch, default_edit
 from qkedit.laboratory.tuning.space import MILDEST_FIRST, SearchSpace
 from qkedit.laboratory.tuning.trial_runner import TrialRunner, TrialsFile
+from qkedit.laboratory.tuning.worker_devices import worker_devices
 from qkedit.selection import describe, select_layers
 from qkedit.steering.plan import make_plan
 
@@ -52,7 +53,7 @@ def tune_model(
         data: the questions.
         space: the edits to search; `each` and fractions of the layers are written out for the model.
         goal: the objective and the guards, see `goal_of`.
-        settings: the number of trials and the controls.
+        settings: the number of trials, of those at once and of workers, and the controls.
         sampler: the order of the trials.
         seed: the seed of the order.
         prunes: whether hopeless trials are given up after a part of the questions.
@@ -61,12 +62,14 @@ def tune_model(
         watch: what a caller is told.
 
     Raises:
-        UsageError: the space does not fit the model, or the journal is that of another search.
+        UsageError: the space does not fit the model, several workers cannot hold it, or the journal is that of another
+            search.
         QkeditError: Optuna is needed and not installed, the model cannot be read or answer, or the journal cannot be
             written.
     """
     if settings.most_drift is not None and not drift_images:
         raise UsageError("no drift is measured", where="--most-drift", remedy="give --drift-images, such as 4")
+    devices = worker_devices(model.device, model.placement.device_map, settings.at_once, settings.workers)
     checkpoint = open_checkpoint(resolve(model.name, model.revision))
     stack = attention_stack(checkpoint)
     fitted = space.fitted(stack.layers, stack.layer_count)
@@ -87,10 +90,20 @@ def tune_model(
         "drift_images": drift_images,
         "edits_computed_on": device.partition(":")[0],
         "optuna": versions("optuna")["optuna"] if sampler == "tpe" or prunes else None,
+        # Proposals depend on the size of a round, and not on the number of workers.
+        **({"at_once": settings.at_once} if settings.at_once > 1 else {}),
     }
     with (
         TrialsFile(out, identity) if out is not None else nullcontext() as file,
-        TrialRunner(model, data, file, device=device, drift_images=drift_images) as runner,
+        TrialRunner(
+            model,
+            data,
+            file,
+            device=device,
+            drift_images=drift_images,
+            devices=devices,
+            single_thread=settings.at_once > 1,
+        ) as runner,
     ):
         return Search(runner, fitted, order, goal, settings, default, watch or Watch()).run()
 
