@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from math import ceil, sqrt
-from statistics import fmean
+from statistics import median
 
 from qkedit.errors import UsageError
 from qkedit.laboratory.arms import BASE, Arm
@@ -266,8 +266,9 @@ class Search:
         """Estimate the seconds of more trials and the confirmation, from the base's answers and the first round."""
         units, workers = len(self.runner.data.choice), self.runner.workers
         whole = [result.seconds - result.effect.seconds for result in first if result.ended is Ended.FINISHED]
-        per_unit = fmean([self._base_seconds, *whole]) / units
-        effect = fmean(result.effect.seconds for result in first)
+        # A median, since the first measurement of each worker takes longer.
+        per_unit = median([self._base_seconds, *whole]) / units
+        effect = median(result.effect.seconds for result in first)
         share = ASKED_SHARE if self.sampler.prunes and len(self._parts) > 1 else 1.0
         rounds, rest = divmod(trials, self.settings.at_once)
         seconds = 0.0
