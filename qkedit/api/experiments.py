@@ -67,9 +67,11 @@ def demonstrate(
     from qkedit.laboratory import demonstration
     from qkedit.laboratory.arms import demonstration_arms
     from qkedit.laboratory.eval_set import SceneRange
+    from qkedit.laboratory.processes import end_import_of_script
     from qkedit.laboratory.worker import ModelSpec
     from qkedit.steering.steer_options import edit_options
 
+    end_import_of_script(workers)
     suppression = Suppression(k, energy, retain, channel)
     options = edit_options(layers, heads, suppression, "cpu", protect=protect, spare=spare, product=product)
     return demonstration.demonstrate(
@@ -140,12 +142,14 @@ def sweep(
 
     from qkedit.demo.worlds import world_name_for
     from qkedit.laboratory.eval_set import SceneRange
+    from qkedit.laboratory.processes import end_import_of_script
     from qkedit.laboratory.results_file import ResultsFile
     from qkedit.laboratory.sweep import run_sweep
     from qkedit.laboratory.sweep_setup import prepare
     from qkedit.laboratory.tuning.goal import guards
     from qkedit.laboratory.worker import ModelSpec
 
+    end_import_of_script(workers)
     model_spec = ModelSpec(str(model), revision, dtype, device)
     settings = prepare(
         model_spec,

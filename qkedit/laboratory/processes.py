@@ -1,7 +1,8 @@
 """Run tasks in several processes, one core each; the results equal those of a single process.
 
 Processes instead of threads, since Python is busy between the small steps of a small model. They are spawned, which is
-safe whatever the caller has imported or started; a script that calls this needs `if __name__ == "__main__":`.
+safe whatever the caller has imported or started. A spawned process imports the caller's script, so that one needs
+`if __name__ == "__main__":`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from multiprocessing import resource_tracker
-from multiprocessing.process import parent_process
+from multiprocessing.connection import wait as wait_for_processes
+from multiprocessing.process import BaseProcess, current_process, parent_process
 from operator import methodcaller
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +33,19 @@ Result = TypeVar("Result")
 Step = Callable[[Any], Any]
 # A generator that yields steps, receives the result of each, and returns a result of its own.
 Task = Generator[Step, Any, Result]
+
+
+def end_import_of_script(workers: int) -> None:
+    """End a process that only imports a script without a guard, when it gets to work for several processes.
+
+    Python refuses to start processes there, with a traceback in each of them; this way there is one error, of the
+    process that runs the script. To be called before a file is locked.
+
+    Args:
+        workers: the number of processes to be started.
+    """
+    if workers > 1 and getattr(current_process(), "_inheriting", False):
+        os._exit(1)
 
 
 def run_jobs(model_spec: ModelSpec, jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, JobResult]]:
@@ -70,7 +85,7 @@ class Workers:
     def __init__(self, makers: Sequence[Callable[[], Any]]) -> None:
         self._makers = makers
         self._made: list[Any] = []  # the single worker of this process
-        self._before = set(multiprocessing.active_children())
+        self._processes: set[BaseProcess] = set()
         self._pools: dict[int, ProcessPoolExecutor] = {}
 
     def __enter__(self) -> Self:
@@ -81,8 +96,8 @@ class Workers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End the processes; after Ctrl-C or an error, without waiting for unneeded work."""
-        if kind is not None and self._pools:
-            for process in set(multiprocessing.active_children()) - self._before:
+        if kind is not None:
+            for process in self._processes:
                 process.terminate()
         for pool in self._pools.values():
             pool.shutdown(cancel_futures=True)
@@ -102,11 +117,25 @@ class Workers:
         try:
             yield from self._spread(enumerate(tasks))
         except BrokenProcessPool as error:
-            raise QkeditError(
-                "a worker process ended before its work was done",
-                where="--workers",
-                remedy="free some memory, or use fewer workers",
-            ) from error
+            raise self._broken() from error
+
+    def _broken(self) -> QkeditError:
+        """Return the error of a process that ended: a signal killed it, or it could not begin."""
+        ended = wait_for_processes([process.sentinel for process in self._processes], timeout=10)
+        for process in self._processes:
+            if process.sentinel in ended:
+                process.join()  # its exit code may not be known yet
+        if any(process.exitcode is not None and process.exitcode > 0 for process in self._processes):
+            return QkeditError(
+                "a worker process could not start",
+                where="workers",
+                remedy='put what your script runs under `if __name__ == "__main__":`, or use one worker',
+            )
+        return QkeditError(
+            "a worker process ended before its work was done",
+            where="workers",
+            remedy="free some memory, or use fewer workers",
+        )
 
     def _alone(self, task: Task[Result]) -> Result:
         result = None
@@ -144,9 +173,12 @@ class Workers:
     def _submit(self, worker: int, step: Step) -> Future[Any]:
         with _ctrl_c_held_back():
             if worker not in self._pools:
-                started = (chosen_directories(), self._makers[worker])
+                before = set(multiprocessing.active_children())
                 context = multiprocessing.get_context("spawn")
-                self._pools[worker] = ProcessPoolExecutor(1, context, _start, started)
+                pool = self._pools[worker] = ProcessPoolExecutor(1, context, _start, (chosen_directories(),))
+                # Not an argument of the process: if it ends without reading a large one, Python waits for ever.
+                pool.submit(_prepare, self._makers[worker])
+                self._processes |= set(multiprocessing.active_children()) - before
             return self._pools[worker].submit(_done, step)
 
 
@@ -158,6 +190,10 @@ class _OfProcess:
 
 
 _of_worker = ExitStack()  # closed at the end of the worker process
+
+
+def _prepare(make: Callable[[], Any]) -> None:
+    _OfProcess.make = make
 
 
 def _done(step: Step) -> Any:
@@ -180,9 +216,8 @@ def _ctrl_c_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
-def _start(architectures: tuple[Path, ...] | None, make: Callable[[], Any]) -> None:
+def _start(architectures: tuple[Path, ...] | None) -> None:
     """Make a worker end silently at Ctrl-C and together with its parent, and use the parent's records."""
-    _OfProcess.make = make
     _of_worker.enter_context(using_architectures(architectures))
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

@@ -6,7 +6,10 @@ import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
+import sys
 from concurrent.futures import Future
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +58,27 @@ def test_several_processes_equal_one_and_all_stop_when_one_is_killed() -> None:
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        # More scenes than fit into the pipe by which a process is started.
+        'qkedit.tune("demo-small", scenes=40, trials=2, at_once=2, workers=2, drift_images=0, out="out.jsonl")',
+        'qkedit.sweep("demo-small", layers=["2"], scenes=4, seeds=2, workers=2, out="out.jsonl")',
+        'qkedit.demonstrate("demo-small", scenes=2, seeds=2, workers=2)',
+    ],
+)
+def test_a_script_without_a_guard_ends_with_one_error(call: str, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(f"import qkedit\n{call}\n")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=240, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback") == 2  # of one error and its cause
+    assert done.stderr.splitlines()[-1] == (
+        "qkedit.errors.QkeditError: workers: a worker process could not start; "
+        'put what your script runs under `if __name__ == "__main__":`, or use one worker.'
+    )
+
+
 def test_an_invalid_arm_is_an_error() -> None:
     with pytest.raises(UsageError, match="beyond the model"):
         list(run_jobs(ModelSpec(SMALL_DEMO), [Job(Arm("beyond", SteerOptions("99", device="cpu")), FEW)], 1))
@@ -97,7 +121,7 @@ def test_ctrl_c_is_blocked_while_processes_start(monkeypatch: pytest.MonkeyPatch
     previous = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(workers, "_follow_parent", lambda: None)
     try:
-        workers._start(None, object)
+        workers._start(None)
         assert not blocked()
     finally:
         signal.signal(signal.SIGINT, previous)

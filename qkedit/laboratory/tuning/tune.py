@@ -16,6 +16,7 @@ from qkedit.evaluation.runs.backend import versions
 from qkedit.evaluation.runs.local_model import LocalModel
 from qkedit.evaluation.statistics.guard import Guard
 from qkedit.laboratory.measures import MEASURES, Measure
+from qkedit.laboratory.processes import end_import_of_script
 from qkedit.laboratory.tuning.data import TuningData
 from qkedit.laboratory.tuning.goal import Goal, guards, measure_at
 from qkedit.laboratory.tuning.result import TuneReport
@@ -70,6 +71,7 @@ def tune_model(
     if settings.most_drift is not None and not drift_images:
         raise UsageError("no drift is measured", where="--most-drift", remedy="give --drift-images, such as 4")
     devices = worker_devices(model.device, model.placement.device_map, settings.at_once, settings.workers)
+    end_import_of_script(len(devices))
     checkpoint = open_checkpoint(resolve(model.name, model.revision))
     stack = attention_stack(checkpoint)
     fitted = space.fitted(stack.layers, stack.layer_count)
