@@ -130,11 +130,11 @@ def check_images(requests: Sequence[EvalRequest]) -> None:
     files = dict.fromkeys(request.image for request in requests if request.image is not None)
     missing = [file for file in files if not file.is_file()]
     if missing:
-        count = "" if len(missing) == 1 else f", the first of {len(missing)} of {len(files)}"
+        count = "" if len(missing) == 1 else f" ({len(missing)} of {len(files)} images are missing)"
         raise QkeditError(
             f"the image does not exist{count}",
             where=str(missing[0]),
-            remedy="name the directory that holds the images, or another split",
+            remedy="name the directory that holds them, or a split whose images are there",
         )
 
 
