@@ -113,11 +113,11 @@ def suggest(inspection: Inspection, options: SteerOptions | None = None, model: 
     counts = [count for layer in chosen for count in outlying[layer]]
     k = min(max(1, round(median(counts))), LARGEST_K)
     best = max(chosen, key=scores.__getitem__)
+    least = f" and more than {threshold:.0%} in each layer proposed" if len(chosen) > 1 else ""
     reason = (
-        f"outlying modes carry {scores[best]:.0%} of the energy in layer {best} (on average over its heads) and more "
-        f"than {threshold:.0%} in each layer proposed, against {middle:.0%} in the median layer; the median head of "
-        "these layers has "
-        f"{median(counts):g} such modes"
+        f"outlying modes carry {scores[best]:.0%} of the energy in layer {best} (on average over its heads){least}, "
+        f"against {middle:.0%} in the median layer; the median head of "
+        f"{'these layers' if least else 'this layer'} has {median(counts):g} such modes"
     )
     command = _command(name, inspection, options, chosen, k)
     cost = COST if inspection.channel == "full" else COST_OF_SYMMETRIC

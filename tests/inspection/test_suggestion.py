@@ -35,6 +35,11 @@ def test_layers_with_outlying_energy_are_proposed_with_a_number_of_modes() -> No
     assert suggestion.command == "qkedit steer org/model --layers 5-6,8 --k 3 --out ./edited"
     assert "layer 5" in suggestion.reason or "layer 6" in suggestion.reason or "layer 8" in suggestion.reason
     assert all(suggestion.scores[layer] > suggestion.threshold for layer in suggestion.layers)
+    assert f" and more than {suggestion.threshold:.0%} in each layer proposed, " in suggestion.reason
+    one = suggest(inspection({**layers, 5: layers[1], 6: layers[1]}))
+    assert one.layers == (8,)
+    assert "each layer" not in one.reason
+    assert one.reason.endswith("the median head of this layer has 3 such modes")
     assert suggestion.as_dict()["heuristic"] is True
     assert suggestion.evidence[0].startswith("Evidence: the layers and k come from these spectra alone")
     assert suggestion.tune == (

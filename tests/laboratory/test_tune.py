@@ -27,7 +27,7 @@ from qkedit.laboratory.tuning.data import BenchmarkData
 from qkedit.laboratory.tuning.goal import guards, measure_at
 from qkedit.laboratory.tuning.result import Ended, TuneReport, Verdict
 from qkedit.laboratory.tuning.sampler import PastTrial, Sampler
-from qkedit.laboratory.tuning.search import SearchSettings
+from qkedit.laboratory.tuning.search import SearchSettings, Watch
 from qkedit.laboratory.tuning.space import Candidate, SearchSpace
 from qkedit.laboratory.tuning.tune import goal_of, tune_model
 from qkedit.report.experiments.tune_plot import groups, tune_plot
@@ -177,6 +177,18 @@ def test_an_interrupted_search_ends_with_the_same_result(
     assert run(planted, loaded, trials=6, out=out).resumed == len(lines) - 1
     with pytest.raises(UsageError, match="holds another experiment, with other space"):
         run(planted, loaded, SearchSpace(("0",)), trials=6, out=out)
+
+
+def test_the_progress_of_a_resumed_search_starts_after_the_earlier_trials(
+    planted: ModuleType, loaded: LoadedModel, tmp_path: Path
+) -> None:
+    """Otherwise the remaining time would be estimated from trials that took none."""
+    out = tmp_path / "tune.jsonl"
+    for trials, expected in ((3, [0, 1, 2, 3]), (5, [3, 4, 5]), (5, [5])):
+        told: list[tuple[int, int]] = []
+        watch = Watch(lambda done, total, told=told: told.append((done, total)))
+        run(planted, loaded, trials=trials, out=out, watch=watch)
+        assert told == [(done, trials) for done in expected]
 
 
 def test_a_trial_with_too_much_drift_is_not_evaluated(planted: ModuleType, loaded: LoadedModel) -> None:

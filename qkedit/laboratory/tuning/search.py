@@ -78,7 +78,7 @@ class Watch:
     """What a caller is told during a search.
 
     Attributes:
-        trials: called with the number of finished trials and their total.
+        trials: called with the number of finished trials and their total; first with the number from an earlier run.
         estimate: called once with the seconds that the rest of the search will take, if any of it is left.
     """
 
@@ -137,18 +137,24 @@ class Search:
         ]
         base = self._base[-1]
         self._base_seconds = sum(part.seconds for part in told)
-        is_estimated = False
+        is_begun = is_estimated = False
         past: list[PastTrial] = []
         results: list[TrialResult] = []
-        self.watch.trials(0, total)
         while edits := self._round(past, total - len(results)):
             trials = [self._trial(edit, base, past, number) for number, edit in enumerate(edits, len(results) + 1)]
-            found = self.runner.run(trials, partial(self._tell, len(results), total))
+            # Trials of an earlier run take no time, so the count of this run's progress starts after them.
+            if not is_begun and not all(self.runner.holds(edit.arm(self.runner.device)) for edit in edits):
+                is_begun = True
+                self.watch.trials(len(results), total)
+            tell = partial(self._tell, len(results), total) if is_begun else _silent
+            found = self.runner.run(trials, tell)
             results += [result for result, _ in found]
             past += [seen for _, seen in found]
             if self.runner.asked and not is_estimated:
                 self.watch.estimate(self._seconds_left([result for result, _ in found], total - len(results)))
                 is_estimated = True
+        if not is_begun:
+            self.watch.trials(len(results), total)
         best = self._best(results, base)
         confirmation = None if best is None else self._confirmed(best)
         return TuneReport(
@@ -279,6 +285,10 @@ class Search:
             seconds += count * (turns * effect + asked * per_unit * units)
         turns = ceil((3 + self.settings.controls) / workers)
         return seconds + turns * (effect + per_unit * len(self.runner.data.confirmation))
+
+
+def _silent(done: int) -> None:
+    """Tell nobody."""
 
 
 def _parts(units: Sequence[str]) -> list[Sequence[str]]:

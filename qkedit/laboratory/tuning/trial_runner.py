@@ -168,6 +168,10 @@ class TrialRunner:
             watch(len(results))
         return [results[number] for number in range(len(trials))]
 
+    def holds(self, arm: Arm) -> bool:
+        """Return whether the arm's trial was begun in an earlier run."""
+        return Measurement(arm).key in self._records
+
     def _recorded(self, trial: Trial[Result]) -> Task[Result]:
         """Answer a trial from the journal where possible; what a worker measures is recorded at once."""
         has_asked = False
