@@ -58,7 +58,7 @@ def tune(
     watch: Callable[[int, int], None] | None = None,
     **loading: Any,
 ) -> TuneReport:
-    """Search for the edit that helps on a model and images, and confirm it on images that did not choose it.
+    """Search for the edit that helps on a model and images, and confirm it on images that were not used to choose.
 
     Args:
         model: a directory, a hub id, an alias or `demo`.
@@ -104,7 +104,7 @@ def tune(
         loading: as for `evaluate`.
 
     Returns:
-        The trials, the best one and its confirmation; `verdict` says whether an edit beats doing nothing, and
+        The trials, the best one and its confirmation; `verdict` says whether an edit is better than none, and
         `command` is the command line that makes it.
 
     Raises:

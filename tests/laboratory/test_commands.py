@@ -167,7 +167,7 @@ def test_sweep_ranks_confirms_resumes_and_plots(pretended: None, tmp_path: Path)
     assert first.code == 0
     assert "4 cells by chair_s" in first.stdout
     assert "The best cell on 3 other scenes: layers" in first.stdout
-    assert "Not confirmed: on questions that did not choose it, the best cell does not certainly improve chair_s" in (
+    assert "Not confirmed: on the other half, the best cell does not certainly improve chair_s" in (
         " ".join(first.stdout.split())
     )
     assert max(map(len, first.stdout.partition("Not confirmed")[0].splitlines())) <= 80

@@ -124,12 +124,26 @@ def test_an_unconfirmed_edit_is_not_called_a_winner(found: TuneReport) -> None:
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(TuneTables(report))
     text = " ".join(console.export_text().split())
-    assert "Not confirmed: on questions that did not choose it, trial" in text
+    assert "Not confirmed: on the other half, trial" in text
     assert f"measure arm − base trial {found.best.number} − it" in text
     plot = tune_plot(report, "svg").decode()
     assert f"<!-- Trial {found.best.number} ({found.best.edit.name}): not confirmed on the other half -->" in plot
     assert "best, not confirmed" in plot
     assert "winner" not in text + plot
+
+
+def test_an_edit_that_breaks_a_guard_on_the_other_half_asks_for_a_stricter_one(found: TuneReport) -> None:
+    assert found.confirmation is not None
+    broken = replace(found.confirmation, broken=("custom.recall",))
+    assert broken.verdict is Verdict.NOT_CONFIRMED
+    better = conclusion(replace(found, confirmation=broken))
+    assert better.endswith(
+        "improves custom.hr, but breaks the guard of custom.recall. A stricter guard (--no-worse) would choose an "
+        "edit that has a margin."
+    )
+    neither = conclusion(replace(found, confirmation=replace(broken, is_better=False)))
+    assert "does not certainly improve custom.hr (see its interval) and breaks the guard of custom.recall." in neither
+    assert "more images would narrow the interval" in neither
 
 
 def test_broken_guards_are_marked_and_missing_guards_are_noted(found: TuneReport) -> None:
@@ -155,7 +169,7 @@ def test_if_no_edit_helps_the_second_half_is_not_used(
     assert len(opened) == 1  # not once per trial
     assert (report.verdict, report.best, report.confirmation, report.command) == (Verdict.NOTHING, None, None, None)
     assert len(report.trials) == report.size == 2
-    assert conclusion(report).startswith("Nothing beats doing nothing: none of 2 edits that were tried")
+    assert conclusion(report).startswith("No edit is better than none: none of 2 edits that were tried")
     assert "confirmation" not in out.read_text()
 
 

@@ -85,7 +85,7 @@ def groups(report: TuneReport) -> dict[str, tuple[Sequence[TrialResult], str, st
 
 def _verdict(report: TuneReport) -> str:
     if report.best is None:
-        return "Nothing beats doing nothing; the other half was not asked"
+        return "No edit is better than none; the other half was not asked"
     return f"Trial {report.best.number} ({report.best.edit.name}): {report.verdict.value} on the other half"
 
 

@@ -63,7 +63,7 @@ def conclusion(report: TuneReport) -> str:
     objective, found = report.goal.objective.name, report.confirmation
     if found is None or report.best is None:
         return (
-            f"Nothing beats doing nothing: none of {counted(len(report.trials), 'edit')} that were tried improves "
+            f"No edit is better than none: none of {counted(len(report.trials), 'edit')} that were tried improves "
             f"{objective} and keeps the guards. Leave the model as it is, or search another space."
         )
     sentence = confirmed_or_not(found, objective, f"trial {report.best.number} ({report.best.edit.name})")
@@ -71,7 +71,7 @@ def conclusion(report: TuneReport) -> str:
 
 
 def confirmed_or_not(found: Confirmation, objective: str, name: str) -> str:
-    """Return what the questions that did not choose an edit show of it.
+    """Return whether the half of the questions that was not used to choose an edit confirms it.
 
     Args:
         found: the confirmation.
@@ -79,15 +79,16 @@ def confirmed_or_not(found: Confirmation, objective: str, name: str) -> str:
         name: the name of the edit.
     """
     if found.verdict is Verdict.NOT_CONFIRMED:
-        broken = f" and breaks the guard of {', '.join(found.broken)}" if found.broken else ""
-        certain = (
-            f"improves {objective}"
-            if found.is_better
-            else f"does not certainly improve {objective} (see its interval)"
-        )
+        guards = f"breaks the guard of {', '.join(found.broken)}"
+        if found.is_better:
+            return (
+                f"Not confirmed: on the other half, {name} improves {objective}, but {guards}. A stricter guard "
+                "(--no-worse) would choose an edit that has a margin."
+            )
         return (
-            f"Not confirmed: on questions that did not choose it, {name} {certain}{broken}. Nothing was found that "
-            "beats doing nothing; more images would narrow the interval."
+            f"Not confirmed: on the other half, {name} does not certainly improve {objective} (see its interval)"
+            f"{f' and {guards}' if found.broken else ''}. So no edit was found that is better than none; more images "
+            "would narrow the interval."
         )
     if found.beats_controls is None:
         against = " It was compared with no random control."
@@ -149,7 +150,7 @@ def _part(edit: Candidate) -> str:
 
 def _confirmation(report: TuneReport, found: Confirmation, plain: bool) -> RenderResult:
     minus = "-" if plain else "−"
-    yield Text(f"On the other half, {counted(report.halves[1], 'image')} that chose nothing", style="bold")
+    yield Text(f"On the other half, {counted(report.halves[1], 'image')} that were not used to choose", style="bold")
     assert report.best is not None
     rows = {row.name: row for row in found.rows}
     base, best, name = found.rows[0], rows[report.best.edit.name], f"trial {report.best.number}"

@@ -79,8 +79,9 @@ def tune(
     The model is loaded once, edits are made in memory, and images are drawn into
     two halves: edits are chosen on one; the best one, random controls, steer's
     default edit and the base answer the other. A guard limits what other measures
-    may lose; by default no recall may fall by more than 2 points. Exit code 0: an edit
-    is confirmed, and its command is printed; 3: nothing beats doing nothing.
+    may lose; by default no recall may fall by more than 2 points. Exit code 0: an
+    edit is confirmed, and its command is printed; 3: no edit was found that is
+    better than none.
 
     Example: qkedit tune qwen2-vl -b custom --questions q.jsonl --images ./photos --objective hr --out tune.jsonl
     """
