@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -173,11 +174,12 @@ class Workers:
     def _submit(self, worker: int, step: Step) -> Future[Any]:
         with _ctrl_c_held_back():
             if worker not in self._pools:
+                made = _sendable(self._makers[worker])
                 before = set(multiprocessing.active_children())
                 context = multiprocessing.get_context("spawn")
                 pool = self._pools[worker] = ProcessPoolExecutor(1, context, _start, (chosen_directories(),))
                 # Not an argument of the process: if it ends without reading a large one, Python waits for ever.
-                pool.submit(_prepare, self._makers[worker])
+                pool.submit(_prepare, made)
                 self._processes |= set(multiprocessing.active_children()) - before
             return self._pools[worker].submit(_done, step)
 
@@ -185,20 +187,29 @@ class Workers:
 class _OfProcess:
     """The worker of a process, made at its first step: an error while it is made is then that of the step."""
 
-    make: Callable[[], Any]
+    make: bytes
     made: Any = None
 
 
 _of_worker = ExitStack()  # closed at the end of the worker process
 
 
-def _prepare(make: Callable[[], Any]) -> None:
+def _sendable(make: Callable[[], Any]) -> bytes:
+    try:
+        return pickle.dumps(make)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise QkeditError(
+            f"the work cannot be sent to another process ({error})", where="workers", remedy="use one worker"
+        ) from error
+
+
+def _prepare(make: bytes) -> None:
     _OfProcess.make = make
 
 
 def _done(step: Step) -> Any:
     if _OfProcess.made is None:
-        _OfProcess.made = _OfProcess.make()
+        _OfProcess.made = pickle.loads(_OfProcess.make)()
     return step(_OfProcess.made)
 
 

@@ -8,8 +8,11 @@ import pickle
 import signal
 import subprocess
 import sys
+from collections.abc import Generator
 from concurrent.futures import Future
+from operator import methodcaller
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,6 +80,18 @@ def test_a_script_without_a_guard_ends_with_one_error(call: str, tmp_path: Path)
         "qkedit.errors.QkeditError: workers: a worker process could not start; "
         'put what your script runs under `if __name__ == "__main__":`, or use one worker.'
     )
+
+
+def test_work_that_cannot_be_sent_is_an_error() -> None:
+    def task() -> Generator[Any, Any, None]:
+        yield methodcaller("upper")
+
+    with (
+        pytest.raises(QkeditError, match=r"^workers: the work cannot be sent .*lambda.*; use one worker\.$"),
+        workers.Workers([lambda: "text"] * 2) as pool,
+    ):
+        list(pool.run([task()]))
+    assert not multiprocessing.active_children()
 
 
 def test_an_invalid_arm_is_an_error() -> None:
