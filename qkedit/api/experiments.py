@@ -33,6 +33,7 @@ def demonstrate(
     scene_seed: int = HELD_OUT_SEED,
     world: str | None = None,
     seeds: int = 5,
+    all_arms: bool = False,
     revision: str | None = None,
     device: str = "cpu",
     dtype: str = "float32",
@@ -49,6 +50,7 @@ def demonstrate(
         scene_seed: the seed of the scenes.
         world: their world, `small` or `crowded`; by default `small` for `demo-small`, else `crowded`.
         seeds: the number of random controls per edit.
+        all_arms: also run norm-matched controls, and the plug-ins on the edited model.
         revision: branch, tag or commit of a model on the hub.
         device: the device of the model.
         dtype: the dtype of its weights in memory.
@@ -76,7 +78,7 @@ def demonstrate(
     options = edit_options(layers, heads, suppression, "cpu", protect=protect, spare=spare, product=product)
     return demonstration.demonstrate(
         ModelSpec(str(model), revision, dtype, device),
-        demonstration_arms(options, seeds),
+        demonstration_arms(options, seeds, all_arms),
         SceneRange(scenes, scene_seed, world=world_name_for(str(model), world)),
         workers,
         watch=watch,

@@ -139,9 +139,11 @@ def _top_energy(head: HeadSpectrum, count: int) -> float:
 
 def _tune(model: str, revision: str | None) -> str:
     if model in DEMOS:
-        return f"qkedit tune {model} --scenes 200"
+        return f"qkedit tune {model} --scenes 200 --out tune.jsonl"
     named = shlex.quote(model) + (f" --revision {revision}" if revision else "")
-    return f"qkedit tune {named} -b custom --questions questions.jsonl --images ./photos --objective hr"
+    return (
+        f"qkedit tune {named} -b custom --questions questions.jsonl --images ./photos --objective hr --out tune.jsonl"
+    )
 
 
 def _command(model: str, inspection: Inspection, options: SteerOptions, layers: tuple[int, ...], k: int) -> str:

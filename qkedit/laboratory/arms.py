@@ -89,7 +89,7 @@ def rival_arms(options: SteerOptions, seeds: int) -> tuple[Arm, ...]:
     Raises:
         UsageError: there are no seeds.
     """
-    arms = [arm for arm in demonstration_arms(options, seeds) if not (arm.steer and arm.plugins)]
+    arms = [arm for arm in demonstration_arms(options, seeds, all_arms=True) if not (arm.steer and arm.plugins)]
     arms.append(Arm("plausibility cut alone", plugins=(PluginSettings("vcd", {"alpha": 0.0}),)))
     for name, chosen in RIVALS.items():
         arms.append(Arm(name, plugins=(PluginSettings(name, chosen),)))
@@ -104,10 +104,13 @@ def rival_arms(options: SteerOptions, seeds: int) -> tuple[Arm, ...]:
     return tuple(arms)
 
 
-def demonstration_arms(options: SteerOptions, seeds: int) -> tuple[Arm, ...]:
-    """Return the arms to compare: base, edit, its controls, the plug-ins, and plug-ins on the edited model.
+def demonstration_arms(options: SteerOptions, seeds: int, all_arms: bool = False) -> tuple[Arm, ...]:
+    """Return the arms to compare: base, edit, its index-matched controls, and the plug-ins.
 
-    Channels do not have a norm-matched control.
+    Args:
+        options: the options of the edit.
+        seeds: the number of random controls of each kind.
+        all_arms: also return norm-matched controls, which channels do not have, and plug-ins on the edited model.
 
     Raises:
         UsageError: there are no seeds, so the edit would have no control.
@@ -117,14 +120,14 @@ def demonstration_arms(options: SteerOptions, seeds: int) -> tuple[Arm, ...]:
     scr = PluginSettings("scr")
     uniform = PluginSettings("scr", {"selection": "uniform"})
     dscr = PluginSettings("dscr")
+    has_norm = all_arms and options.suppression.channel == "full"
     return (
         Arm(BASE),
         Arm(EDITED, options),
         *controls(options, "index", seeds, CONTROL),
-        *(controls(options, "norm", seeds, "control, norm") if options.suppression.channel == "full" else ()),
+        *(controls(options, "norm", seeds, "control, norm") if has_norm else ()),
         Arm("SCR", plugins=(scr,)),
         Arm("SCR, uniform", plugins=(uniform,)),
         Arm("DSCR", plugins=(dscr,)),
-        Arm("edited + SCR", options, (scr,)),
-        Arm("edited + DSCR", options, (dscr,)),
+        *((Arm("edited + SCR", options, (scr,)), Arm("edited + DSCR", options, (dscr,))) if all_arms else ()),
     )

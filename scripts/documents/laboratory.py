@@ -114,7 +114,7 @@ class Swept:
 def demonstrated(arguments: argparse.Namespace) -> Demonstration:
     world = world_name_for(arguments.model)
     shown = SceneRange(arguments.scenes, world=world)
-    arms = (*demonstration_arms(SteerOptions(device="cpu"), arguments.seeds), *FEW_SOURCES)
+    arms = (*demonstration_arms(SteerOptions(device="cpu"), arguments.seeds, all_arms=True), *FEW_SOURCES)
     identity = fingerprint(directory_of(arguments.model)) | {"scenes": shown.as_dict(), "seeds": arguments.seeds}
     with ResultsFile(arguments.work / "demonstration.jsonl", identity) as file:
         return demonstrate(

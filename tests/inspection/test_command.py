@@ -121,7 +121,9 @@ def test_a_suggestion_is_called_a_heuristic(base: Path) -> None:
     assert "Suggestion (a heuristic, not a promise)" in text
     assert "No result in this repository shows that such an edit" in " ".join(text.split())
     assert "qkedit tune" not in text  # which needs a model with vision
-    assert "\nqkedit tune demo-small --scenes 200\n" in qkedit("inspect", SMALL_DEMO, "--suggest").stdout
+    assert (
+        "\nqkedit tune demo-small --scenes 200 --out tune.jsonl\n" in qkedit("inspect", SMALL_DEMO, "--suggest").stdout
+    )
 
 
 def test_the_suggested_command_steers_the_inspected_model(tmp_path: Path) -> None:

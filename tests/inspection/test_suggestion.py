@@ -43,7 +43,7 @@ def test_layers_with_outlying_energy_are_proposed_with_a_number_of_modes() -> No
     assert suggestion.as_dict()["heuristic"] is True
     assert suggestion.evidence[0].startswith("Evidence: the layers and k come from these spectra alone")
     assert suggestion.tune == (
-        "qkedit tune org/model -b custom --questions questions.jsonl --images ./photos --objective hr"
+        "qkedit tune org/model -b custom --questions questions.jsonl --images ./photos --objective hr --out tune.jsonl"
     )
 
 
@@ -68,7 +68,7 @@ def test_without_outlying_modes_no_layer_is_proposed() -> None:
     assert suggestion.tune is not None
     assert suggestion.tune.startswith("qkedit tune org/model ")
     of_demo = suggest(inspection({layer: [spiked([2.0])] for layer in range(6)}, model=SMALL_DEMO))
-    assert of_demo.tune == "qkedit tune demo-small --scenes 200"
+    assert of_demo.tune == "qkedit tune demo-small --scenes 200 --out tune.jsonl"
     without_vision = suggest(inspection({0: [spiked([2.0])]}), SteerOptions(allow_text_only=True))
     assert without_vision.tune is None
 

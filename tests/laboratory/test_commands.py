@@ -49,7 +49,7 @@ def in_eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_demo_shows_every_arm_and_measure(pretended: None, tmp_path: Path) -> None:
-    result = qkedit("demo", *SMALL, "--plot", tmp_path / "demo.png")
+    result = qkedit("demo", *SMALL, "--all-arms", "--plot", tmp_path / "demo.png")
     assert result.code == 0
     for name in ("base", "edited", "control, index", "control, norm", "SCR", "SCR, uniform", "DSCR", "edited + DSCR"):
         assert f"\n{name} " in result.stdout
@@ -73,6 +73,22 @@ def test_demo_shows_every_arm_and_measure(pretended: None, tmp_path: Path) -> No
     assert max(map(len, tables)) <= 80
     with Image.open(tmp_path / "demo.png") as picture:
         assert picture.format == "PNG"
+
+
+def test_demo_shows_the_arms_of_each_method_alone_by_default(pretended: None) -> None:
+    shown = qkedit("demo", *SMALL).stdout
+    for name in ("base", "edited", "control, index", "SCR", "SCR, uniform", "DSCR"):
+        assert f"\n{name} " in shown
+    assert "norm" not in shown.partition("In brackets")[0]
+    assert "edited +" not in shown
+
+
+def test_demo_warns_of_a_model_that_was_edited_before(pretended: None, tmp_path: Path) -> None:
+    edited = tmp_path / "edited"
+    assert qkedit("steer", "demo", "--layers", "2", "--out", edited).code == 0
+    warning = "was edited before, and is edited again here"
+    assert warning in qkedit("demo", edited, *SMALL).stderr
+    assert warning not in qkedit("demo", *SMALL).stderr
 
 
 def test_demo_prints_the_same_figures_as_json(pretended: None) -> None:

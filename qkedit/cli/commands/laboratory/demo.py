@@ -27,6 +27,12 @@ def demo(
     model: ModelFlags,
     edit: EditFlags,
     experiment: ExperimentFlags,
+    all_arms: Annotated[
+        bool,
+        flag(
+            "--all-arms", help="Also run norm-matched controls, and the plug-ins on the edited model: twice the time."
+        ),
+    ] = False,
     plot: Annotated[Path | None, flag("--plot", help="Write a plot: .png, .svg or .pdf.")] = None,
     save: Annotated[
         Path | None, flag("--save", help="Write scenes, questions, answers and scores to this new directory.")
@@ -47,6 +53,7 @@ def demo(
         from qkedit.laboratory.demonstration import demonstrate
         from qkedit.laboratory.saved_files import check_place
         from qkedit.report.plots import check_plot
+        from qkedit.steering.base import is_edited
 
         if plot is not None:
             check_plot(plot, "--plot")
@@ -58,11 +65,13 @@ def demo(
         with counting_bar(output, "arms") as watch:
             result = demonstrate(
                 model_spec,
-                demonstration_arms(steer, experiment.seeds),
+                demonstration_arms(steer, experiment.seeds, all_arms),
                 experiment.scene_range(model_spec.model),
                 processes,
                 watch=watch,
             )
+        if is_edited(model_spec.model):
+            output.warn(f"{model_spec.model} was edited before, and is edited again here: base is the edited model")
         _print(output, result, plot, save)
 
 
