@@ -99,7 +99,9 @@ def test_steer_runs_the_model_to_find_protected_directions_and_spared_heads(tmp_
         SMALL_DEMO, out=tmp_path / "python", layers=2, protect="sink:3", spare="induction", fsync=False
     )
     words = (SMALL_DEMO, "--layers", "2", "--protect", "sink:3", "--spare", "induction", "--no-fsync")
-    assert command("steer", *words, "--out", tmp_path / "command").code == 0
+    printed = command("steer", *words, "--out", tmp_path / "command")
+    assert printed.code == 0
+    assert "\nspared   none, since no head of these layers counts as copying\n" in printed.stdout
     weights = [(tmp_path / name / "qkedit.json").read_bytes() for name in ("python", "command")]
     assert weights[0] == weights[1]
     options = report.manifest.options

@@ -20,6 +20,7 @@ from qkedit.steering.manifest import read_manifest
 from qkedit.steering.plan import plan_for
 from qkedit.steering.steer_options import SteerOptions
 from tests import tiny_models
+from tests.cli.command import qkedit as qkedit_command
 from tests.laboratory.small_eval_sets import demo_model, differing, weights_of
 
 
@@ -77,6 +78,19 @@ def test_spared_heads_are_unchanged_and_recorded(tmp_path: Path) -> None:
     alike = {(tensor.layer, head.head): head for tensor in plain.manifest.tensors for head in tensor.heads}
     for tensor in report.manifest.tensors:
         assert all(head == alike[tensor.layer, head.head] for head in tensor.heads)
+
+
+def test_steer_says_how_many_heads_it_left_alone(tmp_path: Path) -> None:
+    words = (SMALL_DEMO, "--layers", "2", "--spare", "induction", "--no-fsync")
+    for name, shown, line in (
+        ("two", {2: (0, 3)}, "spared   2 heads left alone"),
+        ("none", {}, "spared   none, since no head of these layers counts as copying"),
+    ):
+        with patch("qkedit.runtime.editing.copying_heads", return_value=shown):
+            result = qkedit_command("steer", *words, "--out", tmp_path / name)
+        assert result.code == 0
+        assert line in result.stdout.splitlines()
+    assert "spared" not in qkedit_command("steer", *words[:3], "--out", tmp_path / "plain").stdout
 
 
 def test_edits_in_memory_and_of_a_sweep_spare_the_copying_heads(tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ def _legend(report: TuneReport, plain: bool) -> str:
     )
     losses = [(one.path, tolerance(one.tolerance, report.goal.measures[one.path])) for one in report.goal.guards]
     guards = ", ".join(f"{name} may be {loss} worse than the base's" for name, loss in losses)
-    limit = "" if report.most_drift is None else f" (its drift is more than {report.most_drift:g} nats)"
+    limit = "" if report.most_drift is None else f" (drift above {report.most_drift:g} nats)"
     sentences = [
         f"{_trade_off(plain)}: no other edit, nor the base, is as good in all columns and better in one.",
         f"{_broken(plain)}: breaks a guard." if any(trial.broken for trial in report.trials) else "",

@@ -134,9 +134,11 @@ def print_report(output: Output, report: SteerReport, done: tuple[str, str]) -> 
     )
     options = report.manifest.options
     channel = options.channel if options else "full"
+    spared = options.spared if options else None
     facts = [
         done,
         ("layers", f"{describe([tensor.layer for tensor in tensors])} ({counted(len(heads), 'head')})"),
+        *([] if spared is None else [("spared", _spared(spared))]),
         ("energy", energy_sentence([head.energy_removed for head in heads], channel)),
         ("weights", f"moved by {_mean(moved)} of their norm ({_range(moved)})"),
         ("changed", f"{_kind_of(tensors)}, {size(report.bytes_changed)}; nothing else"),
@@ -153,6 +155,12 @@ def print_report(output: Output, report: SteerReport, done: tuple[str, str]) -> 
     facts.append(("time", f"{seconds['total']:.1f} s" + (f" ({stages}; steps overlap)" if stages else "")))
     facts.append(("written", f"{report.out} ({size(report.bytes_in_output)})"))
     output.result(report.as_dict(), aligned(facts), summary=True)
+
+
+def _spared(heads: Mapping[str, Sequence[int]]) -> str:
+    """Return how many heads were left alone, by layer."""
+    count = sum(map(len, heads.values()))
+    return f"{counted(count, 'head')} left alone" if count else "none, since no head of these layers counts as copying"
 
 
 def _adapter_facts(report: SteerReport) -> list[tuple[str, str]]:
