@@ -76,7 +76,7 @@ def demonstrate(
     *,
     file: ResultsFile | None = None,
     watch: Watch | None = None,
-    share_pictures: bool | None = None,
+    share_pictures: bool = True,
 ) -> Demonstration:
     """Run every arm of a demonstration, and compare them.
 

@@ -50,7 +50,7 @@ class Job:
 
     arm: Arm
     scenes: SceneRange
-    share_pictures: bool | None = None
+    share_pictures: bool = True
 
 
 @dataclass(frozen=True)

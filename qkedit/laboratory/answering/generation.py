@@ -45,7 +45,7 @@ def run_eval_set(
     eval_set: EvalSet,
     plugins: Sequence[PluginSettings] = (),
     *,
-    share_pictures: bool | None = None,
+    share_pictures: bool = True,
 ) -> EvalSetAnswers:
     """Return the model's answers to an evaluation set.
 
@@ -53,17 +53,16 @@ def run_eval_set(
         loaded: the model, with its weights already edited.
         eval_set: the evaluation set.
         plugins: the plug-ins to attach; a `dscr` without a depth uses the true depth of the scenes.
-        share_pictures: whether to prefill each picture once for all its questions; by default for causal models with
-            plug-ins whose effect does not depend on the question.
+        share_pictures: whether to prefill each picture once for all its questions, where possible: for causal models,
+            without plug-ins or with those whose effect does not depend on the question.
 
     Raises:
         UsageError: the plug-ins do not fit the model.
     """
     requests = [Request(place, q.prompt, CAPTION_TOKENS) for place, q in enumerate(eval_set.captions)]
     requests += [Request(scene, prompt, ANSWER_TOKENS) for scene, prompt in eval_set.asked]
-    if share_pictures is None:
-        share_pictures = loaded.model.config.model_type in CAUSAL_MODELS and needs_no_question(plugins)
-    answer = (SharedPictures if share_pictures else WholePrompts)(loaded, eval_set, tuple(plugins))
+    can_share = loaded.model.config.model_type in CAUSAL_MODELS and needs_no_question(plugins)
+    answer = (SharedPictures if share_pictures and can_share else WholePrompts)(loaded, eval_set, tuple(plugins))
     said: dict[Request, str] = {}
     batches = []
     with torch.inference_mode(), equal_pictures_once(loaded.model), grouped_heads_kept(loaded.model):

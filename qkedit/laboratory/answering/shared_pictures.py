@@ -5,7 +5,8 @@ follows. So each picture is prefilled once, and every question continues from a 
 
 Two plug-ins change only the picture's part of the cache, whatever the question is. SCR with random sources edits it
 while the picture is prefilled. DSCR refines it before the last token of the question, so that token continues from the
-refined cache, and those before it from the unchanged one.
+refined cache, and those before it from the unchanged one. Random sources are drawn once for each picture here, and for
+each prompt where whole prompts are prefilled.
 """
 
 from __future__ import annotations

@@ -60,6 +60,8 @@ def demo(
         if save is not None:
             check_place(save)
         model_spec, processes = experiment.model_and_workers(context, model)
+        if is_edited(model_spec.model):
+            output.warn(f"{model_spec.model} was edited before, and is edited again here: base is the edited model")
         # On the CPU, so that the edit is the same everywhere; it takes little time compared with the answers.
         steer = edit.request(context, output, device="cpu")
         with counting_bar(output, "arms") as watch:
@@ -70,8 +72,6 @@ def demo(
                 processes,
                 watch=watch,
             )
-        if is_edited(model_spec.model):
-            output.warn(f"{model_spec.model} was edited before, and is edited again here: base is the edited model")
         _print(output, result, plot, save)
 
 
