@@ -8,6 +8,7 @@ arithmetic. The run saves its state every few minutes, and resumes from there wh
     python scripts/demo_model/train_demo_model.py --work /tmp/demo             # train; resumes
     python scripts/demo_model/train_demo_model.py --work /tmp/demo --install   # and replace the shipped checkpoint
     python scripts/demo_model/train_demo_model.py --work /tmp/small --world small    # the one of `demo-small`
+    python scripts/demo_model/train_demo_model.py --work /tmp/demo --measure-saved    # measure the last saved step
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from demo_training.data import RenderedScenes, render
 from demo_training.heldout import measure, results_table
 from demo_training.published_names import rename_tensors
 from demo_training.spectra import middle_layers, spectra, without_modes
-from demo_training.stages import SETTINGS, LanguageStage, Settings, VisionStage
+from demo_training.stages import SETTINGS, LanguageStage, Settings, VisionStage, language_modules
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from qkedit.demo import DEMO, SMALL_DEMO, demo_checkpoint
@@ -160,6 +161,7 @@ def main() -> None:
     parser.add_argument("--install", action="store_true", help="replace the shipped checkpoint and the record")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: %(default)s")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop at the next save after this time")
+    parser.add_argument("--measure-saved", action="store_true", help="measure the last saved step, and do not train")
     parser.add_argument("--held-out", type=int, default=600, help="number of held-out scenes (default: %(default)s)")
     for setting in fields(Settings):
         flag = "--" + setting.name.replace("_", "-")
@@ -168,6 +170,10 @@ def main() -> None:
     world = WORLDS[options.world or DEFAULT_WORLD.name]
     given = {setting.name: getattr(options, setting.name) for setting in fields(Settings)}
     settings = replace(SETTINGS[world.name], **{name: value for name, value in given.items() if value is not None})
+    if options.measure_saved:
+        torch.set_num_threads(options.threads)
+        print(json.dumps(measure_saved(options.work, options.held_out, world), indent=1))
+        return
     options.work.mkdir(parents=True, exist_ok=True)
     same_settings(settings, options.work)
     torch.set_num_threads(options.threads)
@@ -207,6 +213,16 @@ def main() -> None:
         shutil.rmtree(demo_checkpoint(name), ignore_errors=True)
         shutil.copytree(options.work / "checkpoint", demo_checkpoint(name))
         shutil.copyfile(options.work / "record.json", RECORDS / record_name)
+
+
+def measure_saved(work: Path, count: int, world: World) -> dict[str, float]:
+    """Return the step that a run has saved last in its second stage, and the held-out figures of the model there."""
+    model = new_model(0, world)
+    vision, language = (torch.load(work / f"{name}.pt", weights_only=True) for name in ("vision", "language"))
+    tower = {name: tensor for name, tensor in vision["modules"].items() if name.startswith("tower.")}
+    model.model.vision_tower.load_state_dict({name.removeprefix("tower."): tensor for name, tensor in tower.items()})
+    language_modules(model).load_state_dict(language["modules"])
+    return {"step": language["step"], **measure(model.to(torch.bfloat16), count, HELD_OUT_SEED, world)}
 
 
 def report(model: torch.nn.Module, count: int, held_out: RenderedScenes) -> dict[str, float]:

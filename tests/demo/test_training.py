@@ -115,7 +115,9 @@ def run(script: Any, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 def test_a_resumed_run_equals_an_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: dict[str, Any]
 ) -> None:
-    """The final measurement is skipped here and tested below."""
+    """The final measurement is skipped here and tested below; a saved step is measured with the weights as written."""
+    from transformers import LlavaForConditionalGeneration
+
     script = load_script("train_demo_model")
     figures = {name: value for name, value in record["held_out"].items() if name not in ("scenes", "seed", "loss")}
     monkeypatch.setattr(script, "report", lambda model, *_: model.to(torch.bfloat16) and figures)
@@ -132,6 +134,12 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert [step for step, _ in whole["curves"]["language"]] == [1, 2]
     with pytest.raises(SystemExit, match="other settings"):
         run(script, monkeypatch, "--work", str(tmp_path / "whole"), "--seed", "9")
+    measured: list[dict[str, torch.Tensor]] = []
+    monkeypatch.setattr(script, "measure", lambda model, *_: measured.append(model.state_dict()) or {})
+    run(script, monkeypatch, "--work", str(tmp_path / "whole"), "--measure-saved")
+    written = LlavaForConditionalGeneration.from_pretrained(tmp_path / "whole" / "checkpoint").state_dict()
+    assert written.keys() == measured[0].keys()
+    assert all(torch.equal(tensor, measured[0][name]) for name, tensor in written.items())
 
 
 def test_before_its_rate_falls_a_run_can_be_made_shorter(

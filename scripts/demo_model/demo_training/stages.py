@@ -134,13 +134,7 @@ class LanguageStage:
         self._image_token = model.config.image_token_index
         model.set_attn_implementation({"text_config": PACKED})
         self._packer = Packer(fast_tokenizer(data.world), data.world)
-        self.modules = torch.nn.ModuleDict(
-            {
-                "projector": model.model.multi_modal_projector,
-                "language_model": model.model.language_model,
-                "lm_head": model.lm_head,
-            }
-        )
+        self.modules = language_modules(model)
         text = model.config.text_config
         if settings.qk_std != text.initializer_range:
             initialise(self.language_model, settings.qk_std or text.hidden_size**-0.5, settings.seed)
@@ -201,6 +195,17 @@ class LanguageStage:
         ).last_hidden_state
         answered = packed.labels != IGNORED
         return functional.cross_entropy(self._model.lm_head(hidden[answered]).float(), packed.labels[answered])
+
+
+def language_modules(model: LlavaForConditionalGeneration) -> torch.nn.ModuleDict:
+    """Return the parts of a model that the second stage trains."""
+    return torch.nn.ModuleDict(
+        {
+            "projector": model.model.multi_modal_projector,
+            "language_model": model.model.language_model,
+            "lm_head": model.lm_head,
+        }
+    )
 
 
 def patch_features(model: LlavaForConditionalGeneration, images: np.ndarray) -> torch.Tensor:
